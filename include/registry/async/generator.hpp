@@ -1,0 +1,98 @@
+// The one kind of stream the library hands out: values that arrive over time, pulled by one consumer.
+#pragma once
+
+#include <asio/awaitable.hpp>
+#include <memory>
+#include <optional>
+#include <utility>
+
+namespace registry {
+
+/// What feeds a Generator. Thread-safe towards its producer; one consumer.
+template <class T>
+class GeneratorSource {
+ public:
+  virtual ~GeneratorSource() = default;
+  /// Called once, before the first value is asked for.
+  virtual void start() {}
+  /// The next value, if one is there. After the last value an error that ended the stream is thrown, once.
+  virtual std::optional<T> try_next() = 0;
+  /// Nothing is there and nothing will come.
+  virtual bool ended() const = 0;
+  /// Until a value is there or the stream has ended.
+  virtual asio::awaitable<void> wait() = 0;
+  /// The consumer is gone.
+  virtual void cancel() noexcept = 0;
+};
+
+/// Values over time, for one consumer. Starts at the first call of `next`, `wait` or `try_next`; destroying it cancels what
+/// feeds it, and a pending `next` ends empty. Movable, not copyable.
+///
+/// Thread safety: distinct generators may be used from different threads; one generator from one coroutine at a time.
+template <class T>
+class Generator {
+ public:
+  Generator() = default;
+  explicit Generator(std::shared_ptr<GeneratorSource<T>> source) : source_(std::move(source)) {}
+  Generator(Generator&& other) noexcept : source_(std::move(other.source_)), started_(other.started_) {}
+  Generator& operator=(Generator&& other) noexcept {
+    if (this != &other) {
+      cancel();
+      source_ = std::move(other.source_);
+      started_ = other.started_;
+    }
+    return *this;
+  }
+  ~Generator() { cancel(); }
+
+  /// The next value; empty when the stream has ended. Throws the error that ended it, once.
+  /// Cancellation: throws `operation_aborted`; no value is lost, the next call continues. But `next() || timer` can lose a
+  /// value that arrives together with the timer: use `wait() || timer`, then `try_next()`.
+  asio::awaitable<std::optional<T>> next() {
+    start();
+    return next_from(source_);
+  }
+
+  /// Until `try_next` would return a value, throw, or the stream has ended. Consumes nothing; may be cancelled at any time.
+  asio::awaitable<void> wait() {
+    start();
+    return wait_for(source_);
+  }
+
+  /// The next value if it is already there.
+  std::optional<T> try_next() {
+    start();
+    return source_ ? source_->try_next() : std::optional<T>();
+  }
+
+  /// True once the stream has ended and every value was taken.
+  bool ended() const { return !source_ || source_->ended(); }
+
+ private:
+  void start() {
+    if (source_ && !std::exchange(started_, true)) source_->start();
+  }
+
+  void cancel() noexcept {
+    if (source_) source_->cancel();
+  }
+
+  static asio::awaitable<std::optional<T>> next_from(std::shared_ptr<GeneratorSource<T>> source) {
+    while (source) {
+      std::optional<T> value = source->try_next();
+      if (value) co_return value;
+      if (source->ended()) break;
+      co_await source->wait();
+    }
+    co_return std::nullopt;
+  }
+
+  static asio::awaitable<void> wait_for(std::shared_ptr<GeneratorSource<T>> source) {
+    if (source) co_await source->wait();
+  }
+
+  std::shared_ptr<GeneratorSource<T>> source_;
+  bool started_ = false;
+};
+
+}  // namespace registry

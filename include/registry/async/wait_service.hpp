@@ -1,0 +1,119 @@
+// What Asio owns of our waiting: every suspended wait, and every executor a long-lived object keeps, belongs to one
+// service of the execution context it runs on. When the context is destroyed the service destroys the waits and empties
+// the executors, so objects of ours may outlive their context and be destroyed in any order.
+#pragma once
+
+#include <asio/any_io_executor.hpp>
+#include <asio/execution/context.hpp>
+#include <asio/execution_context.hpp>
+#include <asio/query.hpp>
+#include <memory>
+#include <mutex>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+namespace registry::detail {
+
+class WaitService;
+
+/// One suspended wait. Owned by the WaitService while linked, by whoever takes it afterwards.
+class WaitOp {
+ public:
+  virtual ~WaitOp() = default;
+
+  /// Moves the handler to its executor; consumes the operation. Never runs the handler here.
+  virtual void post(std::error_code result) = 0;
+
+  /// Makes the signal that would wake this operation forget it. Called with no lock held.
+  virtual void detach() noexcept = 0;
+
+ private:
+  friend class WaitService;
+  WaitService* service_ = nullptr;
+  WaitOp* previous_ = nullptr;
+  WaitOp* next_ = nullptr;
+};
+
+/// The executor a core lives on; empty once its context is gone.
+struct ExecutorSlot {
+  std::mutex mutex;
+  asio::any_io_executor executor;
+};
+
+class WaitService : public asio::execution_context::service {
+ public:
+  static inline asio::execution_context::id id;
+
+  explicit WaitService(asio::execution_context& context) : asio::execution_context::service(context) {}
+
+  static WaitService& of(const asio::any_io_executor& executor) {
+    return asio::use_service<WaitService>(asio::query(executor, asio::execution::context));
+  }
+
+  /// Takes the operation into care. False when the context is going down: the caller destroys it.
+  bool link(WaitOp& op) {
+    const std::lock_guard lock(mutex_);
+    if (down_) return false;
+    op.service_ = this;
+    op.previous_ = nullptr;
+    op.next_ = first_;
+    if (first_ != nullptr) first_->previous_ = &op;
+    first_ = &op;
+    return true;
+  }
+
+  /// Hands the operation to its executor, unless the context took it down first.
+  static void release(WaitOp& op, std::error_code result) {
+    WaitService& service = *op.service_;
+    const std::lock_guard lock(service.mutex_);
+    if (service.down_) return;
+    service.unlink(op);
+    op.post(result);
+  }
+
+  void keep(const std::shared_ptr<ExecutorSlot>& slot) {
+    const std::lock_guard lock(mutex_);
+    if (slots_.size() >= prune_at_) {
+      std::erase_if(slots_, [](const auto& weak) { return weak.expired(); });
+      prune_at_ = 2 * slots_.size() + 16;
+    }
+    slots_.push_back(slot);
+  }
+
+ private:
+  void unlink(WaitOp& op) {
+    (op.previous_ != nullptr ? op.previous_->next_ : first_) = op.next_;
+    if (op.next_ != nullptr) op.next_->previous_ = op.previous_;
+  }
+
+  void shutdown() override {
+    std::vector<std::weak_ptr<ExecutorSlot>> slots;
+    WaitOp* op = nullptr;
+    {
+      const std::lock_guard lock(mutex_);
+      down_ = true;
+      slots.swap(slots_);
+      op = std::exchange(first_, nullptr);
+    }
+    for (const auto& weak : slots) {
+      if (const auto slot = weak.lock()) {
+        const std::lock_guard lock(slot->mutex);
+        slot->executor = asio::any_io_executor();
+      }
+    }
+    // First all are made unreachable, then all are destroyed: a destroyed frame may raise the signal of another.
+    for (WaitOp* each = op; each != nullptr; each = each->next_) each->detach();
+    while (op != nullptr) {
+      const std::unique_ptr<WaitOp> owner(std::exchange(op, op->next_));
+    }
+  }
+
+  std::mutex mutex_;
+  bool down_ = false;
+  WaitOp* first_ = nullptr;
+  std::vector<std::weak_ptr<ExecutorSlot>> slots_;
+  std::size_t prune_at_ = 16;
+};
+
+}  // namespace registry::detail

@@ -1,0 +1,160 @@
+// etcd as a StoreBackend.
+#pragma once
+
+#include <asio/any_io_executor.hpp>
+#include <asio/awaitable.hpp>
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "registry/etcd/calls.hpp"
+#include "registry/etcd/watch_hub.hpp"
+#include "registry/store/store.hpp"
+
+namespace registry::etcd::detail {
+
+inline KeyValue take_pair(pb::KeyValue& from) {
+  KeyValue pair;
+  pair.key = std::move(*from.mutable_key());
+  pair.value = std::move(*from.mutable_value());
+  pair.create_revision = from.create_revision();
+  pair.mod_revision = from.mod_revision();
+  pair.lease = from.lease();
+  return pair;
+}
+
+/// One guarded write: IF mod_revision(key) is what we expect THEN write ELSE read who stands there. A mod_revision of 0 means
+/// that the key is absent.
+inline void fill_guarded(pb::TxnRequest& txn, Write& write) {
+  auto& guard = *txn.add_compare();
+  guard.set_result(pb::Compare::EQUAL);
+  guard.set_target(pb::Compare::MOD);
+  guard.set_key(write.key);
+  guard.set_mod_revision(write.expected);
+  txn.add_failure()->mutable_request_range()->set_key(write.key);
+  if (write.value) {
+    auto& put = *txn.add_success()->mutable_request_put();
+    put.set_key(std::move(write.key));
+    put.set_value(std::move(*write.value));
+    put.set_lease(write.lease);
+  } else {
+    txn.add_success()->mutable_request_delete_range()->set_key(std::move(write.key));
+  }
+}
+
+inline Written take_written(pb::TxnResponse& answer) {
+  Written written;
+  written.applied = answer.succeeded();
+  if (!written.applied && answer.responses_size() == 1) {
+    auto& found = *answer.mutable_responses(0)->mutable_response_range()->mutable_kvs();
+    if (!found.empty()) written.found = take_pair(found[0]);
+  }
+  return written;
+}
+
+inline pb::RangeRequest range_request(const ListQuery& query) {
+  pb::RangeRequest request;
+  request.set_key(query.after.empty() ? query.range.begin : query.after + '\0');
+  request.set_range_end(query.range.end);
+  request.set_revision(query.revision);
+  request.set_limit(static_cast<std::int64_t>(query.limit));
+  request.set_keys_only(query.keys_only);
+  request.set_serializable(query.local);
+  return request;
+}
+
+inline asio::awaitable<Page> list(ConnectionPtr connection, ListQuery query) {
+  Page page;
+  if (query.range.end.empty() && !query.after.empty()) {
+    page.revision = query.revision;  // behind the only key of the range
+    co_return page;
+  }
+  pb::RangeResponse answer = co_await range(connection, range_request(query));
+  // A read of the newest revision that goes back is a stale one, unless asking again shows the same: then the cluster was
+  // restored or wiped.
+  if (query.revision == 0 && !query.local &&
+      connection->goes_back(answer.header().cluster_id(), answer.header().revision())) {
+    answer = co_await range(connection, range_request(query));
+    connection->accept_revision(answer.header().cluster_id(), answer.header().revision());
+  }
+  page.store_id = std::to_string(answer.header().cluster_id());
+  page.revision = query.revision != 0 ? query.revision : answer.header().revision();
+  page.more = answer.more();
+  page.items.reserve(static_cast<std::size_t>(answer.kvs_size()));
+  for (auto& pair : *answer.mutable_kvs()) page.items.push_back(take_pair(pair));
+  co_return page;
+}
+
+inline asio::awaitable<Committed> commit(ConnectionPtr connection, std::vector<Write> writes) {
+  pb::TxnRequest request;
+  const bool nested = writes.size() != 1;
+  for (auto& write : writes) {
+    fill_guarded(nested ? *request.add_success()->mutable_request_txn() : request, write);
+  }
+  pb::TxnResponse answer = co_await txn(std::move(connection), std::move(request));
+  Committed committed;
+  committed.revision = answer.header().revision();
+  if (!nested) {
+    committed.results.push_back(take_written(answer));
+  } else {
+    committed.results.reserve(writes.size());
+    for (auto& each : *answer.mutable_responses()) committed.results.push_back(take_written(*each.mutable_response_txn()));
+  }
+  if (committed.results.size() != writes.size()) fail(errc::protocol_error, "etcd: Txn: the answer lacks results");
+  co_return committed;
+}
+
+inline asio::awaitable<Lease> grant(ConnectionPtr connection, std::int64_t id, std::chrono::seconds ttl) {
+  pb::LeaseGrantRequest request;
+  request.set_id(id);
+  request.set_ttl(ttl.count());
+  const pb::LeaseGrantResponse answer = co_await lease_grant(std::move(connection), std::move(request));
+  co_return Lease(answer.id(), std::chrono::seconds(answer.ttl()));
+}
+
+inline asio::awaitable<void> revoke(ConnectionPtr connection, std::int64_t id) {
+  pb::LeaseRevokeRequest request;
+  request.set_id(id);
+  co_await lease_revoke(std::move(connection), std::move(request));
+}
+
+class Backend final : public StoreBackend {
+ public:
+  explicit Backend(ConnectionPtr connection) : connection_(std::move(connection)) {}
+
+  const ConnectionPtr& connection() const noexcept { return connection_; }
+
+  asio::any_io_executor get_executor() const noexcept override { return connection_->executor.executor(); }
+
+  /// 127 guarded writes fit beside their outer transaction into etcd's 128 operations; its requests may have 1.5 MiB.
+  Limits limits() const noexcept override { return Limits(127, 1024 * 1024); }
+
+  asio::awaitable<Page> list(ListQuery query) override { return detail::list(connection_, std::move(query)); }
+  asio::awaitable<Committed> commit(std::vector<Write> writes) override {
+    return detail::commit(connection_, std::move(writes));
+  }
+  asio::awaitable<Lease> grant(std::int64_t id, std::chrono::seconds ttl) override {
+    return detail::grant(connection_, id, ttl);
+  }
+  asio::awaitable<std::chrono::seconds> renew(std::int64_t id, std::chrono::milliseconds timeout) override {
+    return lease_keep_alive(connection_, id, timeout);
+  }
+  asio::awaitable<void> revoke(std::int64_t id) override { return detail::revoke(connection_, id); }
+  Generator<Batch> watch(KeyRange range, std::int64_t from) override {
+    if (from <= 0) fail(errc::invalid_argument, "from = " + std::to_string(from) + ": list first, then watch its revision + 1");
+    return detail::watch(connection_, std::move(range), from);
+  }
+
+  void cancel() noexcept override {
+    if (!connection_->close_calls()) return;
+    connection_->home.post([connection = connection_] { connection->tasks.cancel(); });
+  }
+
+ private:
+  ConnectionPtr connection_;
+};
+
+}  // namespace registry::etcd::detail
