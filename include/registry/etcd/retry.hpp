@@ -126,9 +126,10 @@ inline asio::awaitable<std::optional<Failure>> authenticate(std::shared_ptr<Conn
   attempt.prepare(call->context);
   const InFlight in_flight(connection, call);
   auto* const stub = connection->member(member).auth.get();
-  co_await run_unary(call, [stub](auto& running, auto done) {
+  const auto start = [stub](auto& running, auto done) {
     stub->async()->Authenticate(&running.context, running.request.get(), &running.response, std::move(done));
-  });
+  };
+  co_await run_unary(call, start);
   if (call->status.ok()) {
     connection->with_member(member, [&](Member& at) { at.token = call->response.token(); });
     co_return std::nullopt;
@@ -234,7 +235,8 @@ class UnaryAttempt {
     now.prepare(call->context);
     const InFlight in_flight(connection, call);
     Member* const member = &connection->member(now.member);
-    co_await run_unary(call, [member, start](auto& running, auto done) { start(*member, running, std::move(done)); });
+    const auto start_there = [member, start](auto& running, auto done) { start(*member, running, std::move(done)); };
+    co_await run_unary(call, start_there);
     if (call->status.ok()) *response = std::move(call->response);
     co_return call->status;
   }

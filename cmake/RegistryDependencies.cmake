@@ -1,0 +1,31 @@
+# What registry::registry needs, found in one place for the build and for the installed package. The finder is a parameter:
+# find_package here, find_dependency there.
+include_guard()
+
+# Standalone Asio is headers only and comes without a package file in most distributions.
+function(registry_find_asio)
+  if(TARGET registry::asio)
+    return()
+  endif()
+  find_path(REGISTRY_ASIO_INCLUDE_DIR asio.hpp DOC "Folder of the standalone asio.hpp")
+  mark_as_advanced(REGISTRY_ASIO_INCLUDE_DIR)
+  if(NOT REGISTRY_ASIO_INCLUDE_DIR)
+    message(FATAL_ERROR "registry: standalone Asio not found (asio.hpp); install libasio-dev or set REGISTRY_ASIO_INCLUDE_DIR")
+  endif()
+  file(STRINGS "${REGISTRY_ASIO_INCLUDE_DIR}/asio/version.hpp" line REGEX "#define ASIO_VERSION [0-9]+")
+  string(REGEX MATCH "[0-9]+" number "${line}")
+  if(NOT number OR number LESS 102200)
+    message(FATAL_ERROR "registry: Asio 1.22 or newer is needed, ${REGISTRY_ASIO_INCLUDE_DIR} holds ${number}")
+  endif()
+  add_library(registry::asio INTERFACE IMPORTED)
+  target_include_directories(registry::asio SYSTEM INTERFACE "${REGISTRY_ASIO_INCLUDE_DIR}")
+  target_compile_definitions(registry::asio INTERFACE ASIO_STANDALONE)
+endfunction()
+
+macro(registry_find_dependencies finder)
+  cmake_language(CALL ${finder} Threads ${ARGN})
+  cmake_language(CALL ${finder} Protobuf ${ARGN})
+  cmake_language(CALL ${finder} gRPC CONFIG ${ARGN})
+  cmake_language(CALL ${finder} Boost 1.81 CONFIG COMPONENTS json ${ARGN})
+  registry_find_asio()
+endmacro()

@@ -1,0 +1,208 @@
+// All that is known of one service: its keys, their revisions and the decoded instances.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "registry/discovery/value_reader.hpp"
+#include "registry/model/filter.hpp"
+#include "registry/model/snapshot.hpp"
+#include "registry/policy/event_fold.hpp"
+#include "registry/policy/snapshot_diff.hpp"
+
+namespace registry::detail {
+
+/// Written on one strand; `snapshot` may be called from any thread, everything else on that strand only. The stored values
+/// are not kept. A key whose value is bad, or that is no instance's, is kept without an instance: an instance it held
+/// before is gone.
+class InstanceTable {
+ public:
+  InstanceTable(std::string service, const KeyLayout& layout, const Observer& observer)
+      : service_(std::move(service)), prefix_(layout.service_range(service_).begin), reader_(layout, observer) {}
+
+  void begin_list() { listed_.clear(); }
+
+  /// `same_history`: what is known at the same revision is the same, and is not decoded again.
+  void list_page(const Page& page, bool same_history) {
+    for (const KeyValue& pair : page.items) {
+      const auto known = same_history ? entries_.find(id_of(pair.key)) : entries_.end();
+      if (known != entries_.end() && known->mod_revision == pair.mod_revision) {
+        listed_.insert(listed_.end(), *known);
+      } else {
+        listed_.insert(listed_.end(), read(pair));
+      }
+    }
+  }
+
+  /// What the list changed: removals first, then what is new or different, each in the order of ids. A Put carries the
+  /// revision of its key, a removal that of the list. `first`: the changes are not marked resynced.
+  std::vector<InstanceChange> end_list(std::int64_t revision, bool same_history, bool first) {
+    const SnapshotDiff diff = snapshot_diff(keys(entries_), keys(listed_), same_history);
+    std::vector<InstanceChange> changes;
+    auto old = entries_.begin();
+    std::size_t at = 0;
+    for (const std::size_t removed : diff.removed) {
+      while (at < removed) ++old, ++at;
+      if (old->valid) changes.emplace_back(old->instance, nullptr, revision, !first);
+    }
+    std::vector<InstanceChange> written;
+    auto fresh = listed_.begin();
+    at = 0;
+    for (const std::size_t position : diff.written) {
+      while (at < position) ++fresh, ++at;
+      const auto known = entries_.find(fresh->instance->id);
+      auto before = known != entries_.end() && known->valid ? known->instance : nullptr;
+      auto after = fresh->valid ? fresh->instance : nullptr;
+      if (!before && !after) continue;
+      const bool same_revision = known != entries_.end() && known->mod_revision == fresh->mod_revision;
+      if (same_revision && before && after && *before == *after) continue;
+      auto& list = after ? written : changes;
+      list.emplace_back(std::move(before), std::move(after), fresh->mod_revision, !first);
+    }
+    changes.insert(changes.end(), std::make_move_iterator(written.begin()), std::make_move_iterator(written.end()));
+    {
+      const std::lock_guard lock(mutex_);
+      entries_.swap(listed_);
+      confirm(revision);
+      stale_ = false;
+    }
+    listed_.clear();
+    return changes;
+  }
+
+  /// What the batch changed, in its order. A change that is not newer than what is known changes nothing.
+  std::vector<InstanceChange> apply(const Batch& batch) {
+    std::vector<InstanceChange> changes;
+    changes.reserve(batch.changes.size());
+    std::vector<Entry> read_entries;
+    read_entries.reserve(batch.changes.size());
+    for (const Change& change : batch.changes) {
+      read_entries.push_back(change.deleted ? Entry() : read(change.kv));  // calls the observer: no lock is held
+    }
+    const std::lock_guard lock(mutex_);
+    for (std::size_t i = 0; i < read_entries.size(); ++i) {
+      change_one(batch.changes[i], std::move(read_entries[i]), changes);
+    }
+    confirm(batch.through);
+    return changes;
+  }
+
+  /// Whether that is a change.
+  bool mark_stale(bool stale) {
+    const std::lock_guard lock(mutex_);
+    if (!stale) as_of_ = std::chrono::steady_clock::now();
+    return std::exchange(stale_, stale) != stale;
+  }
+
+  /// Every instance as a change from nothing: what a new watcher is told.
+  std::vector<InstanceChange> all() const {
+    std::vector<InstanceChange> changes;
+    for (const Entry& entry : entries_) {
+      if (entry.valid) changes.emplace_back(nullptr, entry.instance, entry.mod_revision, false);
+    }
+    return changes;
+  }
+
+  std::vector<std::pair<std::string, std::int64_t>> known() const {
+    std::vector<std::pair<std::string, std::int64_t>> keys;
+    keys.reserve(entries_.size());
+    for (const Entry& entry : entries_) keys.emplace_back(prefix_ + entry.instance->id, entry.mod_revision);
+    return keys;
+  }
+
+  std::int64_t revision() const { return revision_; }
+
+  /// Any thread.
+  std::shared_ptr<const ServiceSnapshot> snapshot(const ServiceFilter& filter) const {
+    auto snapshot = std::make_shared<ServiceSnapshot>(service_);
+    const bool any = filter.any();
+    const std::lock_guard lock(mutex_);
+    snapshot->revision = revision_;
+    snapshot->stale = stale_;
+    snapshot->as_of = as_of_;
+    if (any) snapshot->instances.reserve(entries_.size());
+    for (const Entry& entry : entries_) {
+      if (entry.valid && (any || filter.matches(*entry.instance))) snapshot->instances.push_back(entry.instance);
+    }
+    return snapshot;
+  }
+
+ private:
+  // Everything but the id, which orders the set, may change in place.
+  struct Entry {
+    mutable std::shared_ptr<const ServiceInstance> instance;  // never null in the set; has only its id if not valid
+    mutable std::int64_t mod_revision = 0;
+    mutable bool valid = false;
+  };
+  struct ById {
+    using is_transparent = void;
+    bool operator()(const Entry& a, const Entry& b) const { return a.instance->id < b.instance->id; }
+    bool operator()(const Entry& a, std::string_view id) const { return a.instance->id < id; }
+    bool operator()(std::string_view id, const Entry& b) const { return id < b.instance->id; }
+  };
+  using Entries = std::set<Entry, ById>;
+
+  static std::vector<KnownKey> keys(const Entries& entries) {
+    std::vector<KnownKey> keys;
+    keys.reserve(entries.size());
+    for (const Entry& entry : entries) keys.emplace_back(entry.instance->id, entry.mod_revision);
+    return keys;
+  }
+
+  std::string_view id_of(std::string_view key) const {
+    return key.starts_with(prefix_) ? key.substr(prefix_.size()) : std::string_view();
+  }
+
+  Entry read(const KeyValue& pair) {
+    Entry entry;
+    entry.instance = reader_.read(pair);
+    entry.mod_revision = pair.mod_revision;
+    entry.valid = entry.instance != nullptr;
+    if (!entry.valid) {
+      entry.instance = std::make_shared<const ServiceInstance>(service_, std::string(id_of(pair.key)));
+    }
+    return entry;
+  }
+
+  void change_one(const Change& change, Entry entry, std::vector<InstanceChange>& changes) {
+    const auto known = entries_.find(id_of(change.kv.key));
+    if (known != entries_.end() && known->mod_revision >= change.kv.mod_revision) return;
+    auto before = known != entries_.end() && known->valid ? known->instance : nullptr;
+    auto after = entry.valid ? entry.instance : nullptr;
+    if (change.deleted) {
+      if (known != entries_.end()) entries_.erase(known);
+    } else if (known != entries_.end()) {
+      known->instance = std::move(entry.instance);
+      known->mod_revision = entry.mod_revision;
+      known->valid = entry.valid;
+    } else {
+      entries_.insert(std::move(entry));
+    }
+    if (before || after) {
+      changes.emplace_back(std::move(before), std::move(after), change.kv.mod_revision, false);
+    }
+  }
+
+  void confirm(std::int64_t revision) {
+    revision_ = revision;
+    as_of_ = std::chrono::steady_clock::now();
+  }
+
+  const std::string service_, prefix_;
+  ValueReader reader_;
+  mutable std::mutex mutex_;  // the strand writes under it and reads without, other threads read under it
+  Entries entries_;
+  std::int64_t revision_ = 0;
+  bool stale_ = true;
+  std::chrono::steady_clock::time_point as_of_;
+  Entries listed_;  // the list that is being read
+};
+
+}  // namespace registry::detail

@@ -1,0 +1,168 @@
+// What the handles of one subscription share: the table they look at, and the list built from it when somebody reads.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <list>
+#include <memory>
+#include <mutex>
+#include <system_error>
+#include <utility>
+
+#include "registry/async/signal.hpp"
+#include "registry/discovery/instance_table.hpp"
+#include "registry/model/errors.hpp"
+
+namespace registry::detail {
+
+/// Thread-safe. Versions go up by one for each change; version 0 is "not loaded yet".
+class ViewState {
+ public:
+  using Snapshot = std::shared_ptr<const ServiceSnapshot>;
+
+  explicit ViewState(ServiceFilter filter) : filter_(std::move(filter)) {}
+  ~ViewState() {
+    if (gone_) gone_();
+  }
+  ViewState(const ViewState&) = delete;
+  ViewState& operator=(const ViewState&) = delete;
+
+  // ---- the writer: the strand that follows the service
+
+  /// Set before the view is attached. `gone` runs when the last handle is gone, on its thread.
+  void on_gone(std::function<void()> gone) { gone_ = std::move(gone); }
+
+  void attach(std::shared_ptr<const InstanceTable> table) {
+    const std::lock_guard lock(mutex_);
+    table_ = std::move(table);
+  }
+
+  /// After the table changed. Only changes that pass the filter count, unless `all`.
+  void changed(const std::vector<InstanceChange>& changes, bool all) {
+    for (const InstanceChange& change : changes) {
+      if (all) break;
+      all = (change.before && filter_.matches(*change.before)) || (change.after && filter_.matches(*change.after));
+    }
+    if (!all) return;
+    version_.fetch_add(1, std::memory_order_release);  // the table is written before: who sees the version sees the table
+    wake();
+  }
+
+  void failed(std::error_code why) {
+    {
+      const std::lock_guard lock(mutex_);
+      error_ = why;
+    }
+    if (version() == 0) wake();
+  }
+
+  void close() {
+    if (closed_.exchange(true)) return;
+    wake();
+  }
+
+  // ---- the readers: any thread
+
+  std::uint64_t version() const noexcept { return version_.load(std::memory_order_acquire); }
+  bool closed() const noexcept { return closed_.load(std::memory_order_acquire); }
+
+  /// Why the last try to reach the store failed.
+  std::error_code error() const {
+    const std::lock_guard lock(mutex_);
+    return error_;
+  }
+
+  /// The current list. The reference is valid until this thread reads another view. Each thread keeps its last list of a
+  /// view, under a control block of its own: readers on several threads share no counter.
+  const Snapshot& current() const noexcept {
+    thread_local std::array<Cached, 32> cache;
+    Cached& cached = cache[id_ % cache.size()];
+    const std::uint64_t wanted = version();
+    if (cached.view == id_ && cached.version == wanted) return cached.snapshot;
+    try {
+      auto own = std::make_shared<const Snapshot>(build(wanted));
+      const ServiceSnapshot* list = own->get();
+      cached.snapshot = Snapshot(std::move(own), list);
+      cached.view = id_;
+      cached.version = wanted;
+      return cached.snapshot;
+    } catch (...) {  // out of memory: the next read tries again
+      return cached.view == id_ ? cached.snapshot : none();
+    }
+  }
+
+  /// An empty, stale list.
+  static const Snapshot& none() {
+    static const Snapshot empty = [] {
+      auto snapshot = std::make_shared<ServiceSnapshot>();
+      snapshot->stale = true;
+      return snapshot;
+    }();
+    return empty;
+  }
+
+  /// A wake-up at each change while it exists.
+  class Waiting {
+   public:
+    explicit Waiting(std::shared_ptr<ViewState> view) : view_(std::move(view)) {
+      const std::lock_guard lock(view_->mutex_);
+      place_ = view_->waiting_.emplace(view_->waiting_.end());
+    }
+    ~Waiting() {
+      const std::lock_guard lock(view_->mutex_);
+      view_->waiting_.erase(place_);
+    }
+    Waiting(const Waiting&) = delete;
+    Waiting& operator=(const Waiting&) = delete;
+
+    const Signal& signal() const { return *place_; }
+
+   private:
+    std::shared_ptr<ViewState> view_;
+    std::list<Signal>::iterator place_;
+  };
+
+ private:
+  struct Cached {
+    std::uint64_t view = 0, version = 0;
+    Snapshot snapshot;
+  };
+
+  static std::uint64_t new_id() {
+    static std::atomic<std::uint64_t> last{0};
+    return ++last;
+  }
+
+  // Changes that come before anybody reads make one list; readers that come together share it.
+  Snapshot build(std::uint64_t wanted) const {
+    const std::lock_guard lock(mutex_);
+    if (built_version_ < wanted && table_) {
+      const std::uint64_t version_before = version();
+      built_ = table_->snapshot(filter_);
+      built_version_ = version_before;
+    }
+    return built_ ? built_ : none();
+  }
+
+  void wake() {
+    const std::lock_guard lock(mutex_);
+    for (const Signal& signal : waiting_) signal.raise();
+  }
+
+  const std::uint64_t id_ = new_id();
+  const ServiceFilter filter_;
+  std::atomic<std::uint64_t> version_{0};
+  std::atomic<bool> closed_{false};
+  std::function<void()> gone_;
+
+  mutable std::mutex mutex_;
+  std::shared_ptr<const InstanceTable> table_;
+  mutable Snapshot built_;
+  mutable std::uint64_t built_version_ = 0;
+  std::error_code error_;
+  std::list<Signal> waiting_;
+};
+
+}  // namespace registry::detail

@@ -1,0 +1,143 @@
+// Following a range of keys, decided without I/O: when to list, from where to watch, which changes are news, what a break
+// means and how long to pause. The rules come from what etcd servers do (and get wrong).
+#pragma once
+
+#include <algorithm>
+#include <chrono>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <system_error>
+#include <utility>
+
+#include "registry/model/errors.hpp"
+#include "registry/model/kv.hpp"
+#include "registry/policy/backoff.hpp"
+
+namespace registry {
+
+/// What to do with a batch of a watch.
+struct WatchAction {
+  enum Kind {
+    Deliver,      ///< all of it is news (an empty batch: the store confirms that nothing changed)
+    DeliverFrom,  ///< only changes at revision `from` and later; the others were delivered before
+    Ignore,       ///< nothing of it is news
+    Relist,       ///< what was missed cannot be told from here: end this watch, list again
+  };
+  Kind kind = Ignore;
+  std::int64_t from = 0;
+  errc reason = errc::compacted;  ///< of a Relist: compacted (also: too far behind to replay) or store_changed
+
+  WatchAction() {}
+};
+
+/// Lists at revision R, then watches from R + 1; `next()` only moves up until the next list. Not thread-safe.
+class WatchResume {
+ public:
+  using TimePoint = std::chrono::steady_clock::time_point;
+
+  /// How far behind a resumed watch may be. etcd replays history at no more than 10,000 revisions a second (1,000 each
+  /// 100 ms), of all keys: beyond two seconds of that a list is faster.
+  static constexpr std::int64_t max_replay = 20'000;
+
+  WatchResume(std::chrono::milliseconds first, std::chrono::milliseconds max, std::chrono::milliseconds reconcile)
+      : backoff_(first, max), first_(first), max_(max), interval_(reconcile) {}
+
+  bool must_list() const noexcept { return !listed_; }
+
+  /// The revision to watch from: never 0, which would lose events between two watches.
+  std::int64_t next() const noexcept { return next_; }
+
+  /// A list was read, all of it at `revision`.
+  void listed(std::string_view store_id, std::int64_t revision, TimePoint now, double draw) {
+    store_id_ = store_id;
+    next_ = revision + 1;
+    listed_ = just_listed_ = true;
+    reconciled(now, draw);
+  }
+
+  /// A watch was started at next(): the next batch is its first.
+  void started() noexcept {
+    first_batch_ = true;
+    running_ = false;
+  }
+
+  WatchAction batch(const Batch& batch, TimePoint now) {
+    WatchAction action;
+    if (batch.store_id != store_id_) return relist(errc::store_changed);
+    if (std::exchange(first_batch_, false)) {
+      // Right after a list, which every replica's leader confirmed, a low head is a replica that lags; and being far
+      // behind means that the list took long, another one would not be faster.
+      if (!just_listed_ && batch.head < next_ - 1) return relist(errc::store_changed);
+      if (!just_listed_ && batch.head - (next_ - 1) > max_replay) return relist(errc::compacted);
+      just_listed_ = false;
+      running_ = true;
+      since_ = now;
+    }
+    action.from = next_;
+    const std::int64_t last = batch.changes.empty() ? batch.through : batch.changes.back().kv.mod_revision;
+    if (batch.changes.empty()) {
+      action.kind = batch.through + 1 < next_ ? WatchAction::Ignore : WatchAction::Deliver;
+    } else if (batch.changes.front().kv.mod_revision >= next_) {
+      action.kind = WatchAction::Deliver;
+    } else if (last >= next_) {
+      action.kind = WatchAction::DeliverFrom;
+    }
+    next_ = std::max({next_, batch.through + 1, last + 1});
+    return action;
+  }
+
+  /// The list or the watch failed. Returns the pause before the next try; zero: at once.
+  std::chrono::milliseconds failed(std::error_code code, TimePoint now, double draw) {
+    // Only a watch that held longer than the pause before it clears the record: a server that accepts and breaks at
+    // once, or compacts at once, is asked less and less often.
+    if (running_ && now - since_ >= std::max(pause_, first_)) {
+      backoff_.reset();
+      at_once_ = true;
+    }
+    running_ = false;
+    if (code == errc::compacted || code == errc::store_changed || code == errc::future_revision) {
+      listed_ = false;
+      if (std::exchange(at_once_, false)) return pause_ = std::chrono::milliseconds(0);
+    }
+    pause_ = backoff_.next(draw);
+    // Somebody must act before these change: do not fill the server's log meanwhile.
+    if (code == errc::authentication_failed || code == errc::permission_denied) {
+      const double share = 0.5 + 0.5 * std::clamp(draw, 0.0, 1.0);
+      const auto longest = static_cast<double>(max_.count()) * share;
+      pause_ = std::max(pause_, std::chrono::milliseconds(static_cast<std::int64_t>(longest)));
+    }
+    return pause_;
+  }
+
+  /// Whether it is time to compare what is known with the store: some servers lose events without a word.
+  bool reconcile_due(TimePoint now) const noexcept { return interval_.count() > 0 && now >= due_; }
+
+  /// A comparison was made or given up; the next one is due an interval later, jittered by a tenth.
+  void reconciled(TimePoint now, double draw) {
+    const double share = 0.9 + 0.2 * std::clamp(draw, 0.0, 1.0);
+    due_ = now + std::chrono::milliseconds(static_cast<std::int64_t>(static_cast<double>(interval_.count()) * share));
+  }
+
+ private:
+  static WatchAction relist(errc reason) {
+    WatchAction action;
+    action.kind = WatchAction::Relist;
+    action.reason = reason;
+    return action;
+  }
+
+  Backoff backoff_;
+  std::chrono::milliseconds first_, max_, interval_;
+  std::chrono::milliseconds pause_{0};
+  std::string store_id_;
+  std::int64_t next_ = 1;
+  bool listed_ = false;
+  bool just_listed_ = false;  // no batch since the list
+  bool first_batch_ = false;
+  bool running_ = false;  // a watch delivers since `since_`
+  bool at_once_ = true;   // one list without a pause is allowed
+  TimePoint since_, due_;
+};
+
+}  // namespace registry

@@ -1,0 +1,156 @@
+// Tells any number of consumers what becomes of our registrations.
+#pragma once
+
+#include <asio/awaitable.hpp>
+#include <algorithm>
+#include <cstddef>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <set>
+#include <string>
+#include <string_view>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include "registry/async/generator.hpp"
+#include "registry/async/home.hpp"
+#include "registry/async/signal.hpp"
+#include "registry/model/registration.hpp"
+
+namespace registry::detail {
+
+/// The queue of one consumer. When it is full only the newest event of each id stays. Thread-safe.
+class RegistrationQueue : public GeneratorSource<RegistrationEvent> {
+ public:
+  explicit RegistrationQueue(std::function<void()> on_start) : on_start_(std::move(on_start)) {}
+
+  void push(const RegistrationEvent& event) {
+    {
+      const std::lock_guard lock(mutex_);
+      if (closed_) return;
+      if (events_.size() >= capacity) fold();
+      events_.push_back(event);
+    }
+    filled_.raise();
+  }
+
+  void close() noexcept {
+    {
+      const std::lock_guard lock(mutex_);
+      closed_ = true;
+    }
+    filled_.raise();
+  }
+
+  void start() override { std::exchange(on_start_, nullptr)(); }
+  std::optional<RegistrationEvent> try_next() override {
+    const std::lock_guard lock(mutex_);
+    if (events_.empty()) return std::nullopt;
+    std::optional<RegistrationEvent> event(std::move(events_.front()));
+    events_.pop_front();
+    return event;
+  }
+  bool ended() const override {
+    const std::lock_guard lock(mutex_);
+    return closed_ && events_.empty();
+  }
+  asio::awaitable<void> wait() override {
+    while (!ready()) co_await filled_.wait();
+  }
+  void cancel() noexcept override { close(); }
+
+ private:
+  static constexpr std::size_t capacity = 1024;
+
+  bool ready() const {
+    const std::lock_guard lock(mutex_);
+    return closed_ || !events_.empty();
+  }
+
+  void fold() {
+    std::set<std::string_view> newer;
+    std::deque<RegistrationEvent> kept;
+    for (auto event = events_.rbegin(); event != events_.rend(); ++event) {
+      if (newer.insert(event->id).second) kept.push_front(*event);
+    }
+    // One event for each id that lives; those of ids that are gone must not pile up.
+    if (kept.size() >= capacity) {
+      const auto closed = std::find_if(kept.begin(), kept.end(), [](const RegistrationEvent& event) {
+        return event.state == RegistrationState::Closed;
+      });
+      if (closed != kept.end()) kept.erase(closed);
+    }
+    newer.clear();
+    events_ = std::move(kept);
+  }
+
+  mutable std::mutex mutex_;
+  std::deque<RegistrationEvent> events_;
+  bool closed_ = false;
+  Signal filled_;
+  std::function<void()> on_start_;
+};
+
+/// Lives on the strand `home`; subscribe() may be called from any thread.
+class EventHub : public std::enable_shared_from_this<EventHub> {
+ public:
+  explicit EventHub(Home home) : home_(std::move(home)) {}
+
+  void emit(RegistrationState state, const std::string& id, std::error_code reason = {}) {
+    const RegistrationEvent event(state, id, reason);
+    if (state == RegistrationState::Closed) {
+      current_.erase(id);
+    } else {
+      current_.insert_or_assign(id, event);
+    }
+    std::erase_if(queues_, [&](const auto& weak) {
+      const auto queue = weak.lock();
+      if (queue) queue->push(event);
+      return queue == nullptr;
+    });
+  }
+
+  /// The current states, then every change. A consumer joins at its first use of the Generator.
+  Generator<RegistrationEvent> subscribe() {
+    const auto handle = std::make_shared<std::weak_ptr<RegistrationQueue>>();
+    auto join = [self = shared_from_this(), handle] {
+      const auto queue = handle->lock();
+      const bool posted = queue && self->home_.post([self, weak = *handle] { self->join(weak); });
+      if (queue && !posted) queue->close();
+    };
+    auto queue = std::make_shared<RegistrationQueue>(std::move(join));
+    *handle = queue;
+    return Generator<RegistrationEvent>(std::move(queue));
+  }
+
+  void close() {
+    closed_ = true;
+    for (const auto& weak : std::exchange(queues_, {})) {
+      if (const auto queue = weak.lock()) queue->close();
+    }
+  }
+
+ private:
+  void join(const std::weak_ptr<RegistrationQueue>& weak) {
+    const auto queue = weak.lock();
+    if (!queue) return;
+    for (const auto& [id, event] : current_) queue->push(event);
+    if (closed_) {
+      queue->close();
+    } else {
+      queues_.push_back(weak);
+    }
+  }
+
+  const Home home_;
+  std::map<std::string, RegistrationEvent> current_;
+  std::vector<std::weak_ptr<RegistrationQueue>> queues_;
+  bool closed_ = false;
+};
+
+}  // namespace registry::detail

@@ -1,0 +1,115 @@
+// The table of one service: what a list or a batch changes in it, and what it says it knows.
+#include <doctest/doctest.h>
+
+#include <string>
+#include <vector>
+
+#include "registry/discovery/instance_table.hpp"
+#include "registry/model/encode.hpp"
+
+using namespace registry;
+using namespace registry::detail;
+
+namespace {
+
+KeyValue pair(const std::string& id, std::int64_t revision, const std::string& version = "1") {
+  ServiceInstance instance("svc", id);
+  instance.version = version;
+  KeyValue made;
+  made.key = "/ns/svc/" + id;
+  made.mod_revision = revision;
+  made.value = version == "bad" ? "{" : encode(instance);
+  return made;
+}
+
+std::string shown(const std::vector<InstanceChange>& changes) {
+  std::string text;
+  for (const auto& change : changes) {
+    text += (change.before ? change.before->id + change.before->version : "") + ">" +
+            (change.after ? change.after->id + change.after->version : "") + "@" + std::to_string(change.revision) +
+            (change.resynced ? "~ " : " ");
+  }
+  return text;
+}
+
+struct Table : InstanceTable {
+  Table() : InstanceTable("svc", KeyLayout("/ns"), Observer()) {}
+
+  std::string list(std::vector<KeyValue> items, std::int64_t revision, bool same_history = true, bool first = false) {
+    begin_list();
+    Page page;
+    page.items = std::move(items);
+    list_page(page, same_history);
+    return shown(end_list(revision, same_history, first));
+  }
+  std::string put(KeyValue item) {
+    Batch batch;
+    batch.through = item.mod_revision;
+    batch.changes.emplace_back().kv = std::move(item);
+    return shown(apply(batch));
+  }
+  std::string erase(const std::string& id, std::int64_t revision) {
+    Batch batch;
+    batch.through = revision;
+    Change& change = batch.changes.emplace_back();
+    change.deleted = true;
+    change.kv.key = "/ns/svc/" + id;
+    change.kv.mod_revision = revision;
+    return shown(apply(batch));
+  }
+};
+
+}  // namespace
+
+TEST_CASE("table: lists are differences, removals first") {
+  Table table;
+  CHECK(table.list({pair("a", 2), pair("b", 3), pair("c", 4)}, 9, true, true) == ">a1@2 >b1@3 >c1@4 ");
+  CHECK(table.list({pair("a", 2), pair("aa", 12), pair("c", 11, "2")}, 20) == "b1>@20~ >aa1@12~ c1>c2@11~ ");
+  CHECK(table.list({pair("a", 2), pair("aa", 12), pair("c", 13, "bad")}, 21) == "c2>@13~ ");
+  CHECK(table.list({pair("a", 2), pair("aa", 12), pair("c", 14)}, 22) == ">c1@14~ ");
+  CHECK(table.snapshot({})->revision == 22);
+}
+
+TEST_CASE("table: a list that was begun again forgets the pages before") {
+  Table table;
+  table.begin_list();
+  Page page;
+  page.items = {pair("gone", 2)};
+  table.list_page(page, true);
+  CHECK(table.list({pair("a", 3)}, 5, true, true) == ">a1@3 ");
+}
+
+TEST_CASE("table: equal revisions of another history prove nothing") {
+  Table table;
+  table.list({pair("a", 2), pair("b", 3)}, 9, true, true);
+  CHECK(table.list({pair("a", 2, "2"), pair("b", 3)}, 9, false) == "a1>a2@2~ ");
+  CHECK(table.list({pair("a", 1, "2"), pair("b", 3)}, 9, false) == "a2>a2@1~ ");
+}
+
+TEST_CASE("table: changes, and what is not newer changes nothing") {
+  Table table;
+  table.list({pair("a", 5)}, 9, true, true);
+  CHECK(table.put(pair("a", 5, "2")).empty());
+  CHECK(table.erase("a", 4).empty());
+  CHECK(table.erase("none", 10).empty());
+  CHECK(table.put(pair("a", 11, "2")) == "a1>a2@11 ");
+  CHECK(table.put(pair("b", 12)) == ">b1@12 ");
+  CHECK(table.put(pair("b", 13, "bad")) == "b1>@13 ");
+  CHECK(table.put(pair("b", 14, "bad")).empty());
+  CHECK(table.put(pair("b", 15)) == ">b1@15 ");
+  CHECK(table.erase("b", 16) == "b1>@16 ");
+  CHECK(table.put(pair("a/inner", 17)).empty());
+  CHECK(table.snapshot({})->instances.size() == 1);
+  CHECK(table.snapshot(ServiceFilter().version("1"))->instances.empty());
+}
+
+TEST_CASE("table: it knows every key, also those that are no instances") {
+  Table table;
+  table.list({pair("a", 2), pair("a/inner", 3), pair("b", 4, "bad")}, 9, true, true);
+  const std::vector<std::pair<std::string, std::int64_t>> known{
+      {"/ns/svc/a", 2}, {"/ns/svc/a/inner", 3}, {"/ns/svc/b", 4}};
+  CHECK(table.known() == known);
+  table.erase("a/inner", 10);
+  table.put(pair("b", 11));
+  CHECK(table.known() == std::vector<std::pair<std::string, std::int64_t>>{{"/ns/svc/a", 2}, {"/ns/svc/b", 11}});
+}

@@ -1,0 +1,77 @@
+// Which endpoint is used: transcripts of picks and failures.
+#include <doctest/doctest.h>
+
+#include "registry/policy/endpoint_choice.hpp"
+
+using namespace registry;
+using namespace std::chrono_literals;
+
+namespace {
+const EndpointChoice::TimePoint start{1h};
+}
+
+TEST_CASE("endpoint choice: clients spread by their draw and stay with a healthy member") {
+  for (const auto& [draw, expected] : {std::pair(0.0, 0u), std::pair(0.4, 1u), std::pair(0.99, 2u), std::pair(1.0, 2u)}) {
+    EndpointChoice choice(3, draw);
+    CHECK(choice.pick(start) == expected);
+    choice.succeeded(expected);
+    CHECK(choice.pick(start + 1h) == expected);
+  }
+}
+
+TEST_CASE("endpoint choice: a failing member is left at once, and the others are tried in turn") {
+  EndpointChoice choice(3, 0.0);
+  choice.failed(0, start, 1.0);
+  CHECK(choice.pick(start) == 1);
+  choice.failed(1, start, 1.0);
+  CHECK(choice.pick(start) == 2);
+  // One that works is kept although the first would be allowed again.
+  CHECK(choice.pick(start + 1h) == 2);
+}
+
+TEST_CASE("endpoint choice: with all failing the one that is avoided for the shortest time is used") {
+  EndpointChoice choice(2, 0.0);
+  choice.failed(0, start, 1.0);            // until +100 ms
+  choice.failed(1, start + 10ms, 1.0);     // until +110 ms
+  CHECK(choice.pick(start + 20ms) == 0);
+  choice.failed(0, start + 100ms, 1.0);    // the second in a row: until +300 ms
+  CHECK(choice.pick(start + 105ms) == 1);
+  CHECK(choice.pick(start + 110ms) == 1);
+}
+
+TEST_CASE("endpoint choice: the time doubles with failures in a row, is bounded, and starts over with a success") {
+  EndpointChoice choice(2, 0.0);
+  auto now = start;
+  std::chrono::milliseconds previous{0};
+  for (int i = 0; i < 12; ++i) {
+    choice.failed(0, now, 1.0);
+    choice.failed(1, now, 1.0);
+    std::chrono::milliseconds avoided{0};
+    // How long until 0 is acceptable while 1 works: 1 succeeds now, then fails only after 0 is free.
+    EndpointChoice probe = choice;
+    probe.succeeded(1);
+    while (probe.pick(now + avoided) != 0 && avoided < 20s) {
+      avoided += 50ms;
+      EndpointChoice again = choice;
+      probe = again;
+      probe.succeeded(1);
+      probe.failed(1, now + avoided, 1.0);
+    }
+    CHECK(avoided >= previous);
+    CHECK(avoided <= 6500ms);
+    previous = avoided;
+    now += 10s;
+  }
+  CHECK(previous >= 6s);
+  choice.succeeded(0);
+  choice.failed(0, now, 1.0);
+  choice.failed(1, now - 9s, 1.0);
+  CHECK(choice.pick(now + 100ms) == 0);
+}
+
+TEST_CASE("endpoint choice: failures of calls that were sent before count once") {
+  EndpointChoice choice(2, 0.0);
+  for (int i = 0; i < 100; ++i) choice.failed(0, start + std::chrono::milliseconds(i / 2), 1.0);
+  choice.failed(1, start, 1.0);
+  CHECK(choice.pick(start + 100ms) == 0);
+}

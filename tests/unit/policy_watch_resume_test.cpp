@@ -1,0 +1,162 @@
+// Following a range as a transcript: what came in, what is to be done, with no clock and no event loop.
+#include <doctest/doctest.h>
+
+#include "registry/policy/watch_resume.hpp"
+
+using namespace registry;
+using namespace std::chrono_literals;
+
+namespace {
+
+using Kind = WatchAction::Kind;
+const WatchResume::TimePoint start{};
+
+Batch batch(std::int64_t head, std::int64_t through, std::initializer_list<std::int64_t> revisions = {},
+            const char* store = "s") {
+  Batch made;
+  made.store_id = store;
+  made.head = head;
+  made.through = through;
+  for (const std::int64_t revision : revisions) made.changes.emplace_back().kv.mod_revision = revision;
+  return made;
+}
+
+WatchResume resumed(std::int64_t revision = 10) {
+  WatchResume resume(1000ms, 30000ms, 600s);
+  resume.listed("s", revision, start, 0.5);
+  resume.started();
+  resume.batch(batch(revision, revision), start);
+  return resume;
+}
+
+}  // namespace
+
+TEST_CASE("watch resume: list, then watch behind it, then behind what was delivered") {
+  WatchResume resume(1000ms, 30000ms, 600s);
+  CHECK(resume.must_list());
+  CHECK(resume.next() > 0);
+  resume.listed("s", 10, start, 0);
+  CHECK_FALSE(resume.must_list());
+  CHECK(resume.next() == 11);
+  resume.started();
+  CHECK(resume.batch(batch(10, 10), start).kind == Kind::Deliver);
+  CHECK(resume.next() == 11);
+  CHECK(resume.batch(batch(2511, 13, {12, 13}), start).kind == Kind::Deliver);
+  CHECK(resume.next() == 14);  // not behind the head, which a catch-up batch carries too
+  CHECK(resume.batch(batch(2511, 20), start).kind == Kind::Deliver);
+  CHECK(resume.next() == 21);
+}
+
+TEST_CASE("watch resume: what was delivered is not delivered again, and the position never falls") {
+  WatchResume resume = resumed(10);
+  CHECK(resume.batch(batch(12, 10, {9, 10}), start).kind == Kind::Ignore);
+  CHECK(resume.next() == 11);
+  const WatchAction partly = resume.batch(batch(12, 12, {10, 11, 12}), start);
+  CHECK(partly.kind == Kind::DeliverFrom);
+  CHECK(partly.from == 11);
+  CHECK(resume.next() == 13);
+  CHECK(resume.batch(batch(12, 5), start).kind == Kind::Ignore);
+  CHECK(resume.next() == 13);
+}
+
+TEST_CASE("watch resume: a restored or replaced store is listed again") {
+  WatchResume restored = resumed(100);
+  CHECK(restored.failed(errc::unavailable, start, 0) == 500ms);
+  CHECK_FALSE(restored.must_list());
+  restored.started();
+  const WatchAction low = restored.batch(batch(99, 99), start);
+  CHECK(low.kind == Kind::Relist);
+  CHECK(low.reason == errc::store_changed);
+  restored.failed(low.reason, start, 0);
+  CHECK(restored.must_list());
+  restored.listed("s", 40, start, 0);
+  CHECK(restored.next() == 41);  // a new history: this is the only way down
+
+  WatchResume replaced = resumed(100);
+  CHECK(replaced.batch(batch(200, 200, {}, "other"), start).reason == errc::store_changed);
+  CHECK(replaced.batch(batch(200, 200, {}, "other"), start).kind == Kind::Relist);
+}
+
+TEST_CASE("watch resume: a replica that lags right behind a list is no restored store") {
+  WatchResume resume(1000ms, 30000ms, 600s);
+  resume.listed("s", 100, start, 0);
+  resume.started();
+  CHECK(resume.batch(batch(97, 97), start).kind == Kind::Ignore);
+  CHECK(resume.next() == 101);
+  CHECK(resume.batch(batch(101, 101, {99, 101}), start).kind == Kind::DeliverFrom);
+}
+
+TEST_CASE("watch resume: far behind is listed, not replayed; but not right after a list") {
+  const auto far = WatchResume::max_replay + 10;
+  WatchResume resume = resumed(10);
+  resume.failed(errc::unavailable, start, 0);
+  resume.started();
+  CHECK(resume.batch(batch(far, 10), start).kind == Kind::Deliver);
+  resume.failed(errc::unavailable, start, 0);
+  resume.started();
+  const WatchAction action = resume.batch(batch(far + 1, 10), start);
+  CHECK(action.kind == Kind::Relist);
+  CHECK(action.reason == errc::compacted);
+
+  resume.failed(action.reason, start, 0);
+  resume.listed("s", 10, start, 0);
+  resume.started();
+  CHECK(resume.batch(batch(10 * far, 10), start).kind == Kind::Deliver);
+}
+
+TEST_CASE("watch resume: compaction lists at once, again and again only with pauses") {
+  WatchResume resume = resumed(10);
+  CHECK(resume.failed(errc::compacted, start, 0) == 0ms);
+  CHECK(resume.must_list());
+  for (int i = 0; i < 3; ++i) {
+    resume.listed("s", 10, start, 0);
+    resume.started();
+    resume.batch(batch(10, 10), start);
+    CHECK(resume.failed(errc::compacted, start, 0.5) > 0ms);
+    CHECK(resume.must_list());
+  }
+  resume.listed("s", 10, start, 0);
+  resume.started();
+  resume.batch(batch(10, 10), start);
+  CHECK(resume.failed(errc::future_revision, start + 60s, 0) == 0ms);  // it held for a while
+  CHECK(resume.must_list());
+}
+
+TEST_CASE("watch resume: a server that accepts and breaks at once is asked less and less often") {
+  WatchResume resume = resumed(10);
+  std::chrono::milliseconds longest{0}, last{0};
+  WatchResume::TimePoint now = start;
+  for (int i = 0; i < 12; ++i) {
+    last = resume.failed(errc::unavailable, now, 0.999);
+    CHECK(last >= longest);
+    longest = std::max(longest, last);
+    resume.started();
+    now += last;
+    resume.batch(batch(10, 10), now);
+    now += 10ms;
+  }
+  CHECK(last > 25s);
+  CHECK(resume.failed(errc::unavailable, now + 31s, 0.999) < 1001ms);  // held longer than the pause before
+  CHECK_FALSE(resume.must_list());
+  CHECK(resume.next() == 11);
+}
+
+TEST_CASE("watch resume: refused for good reason, asked at the longest pace") {
+  WatchResume resume(1000ms, 30000ms, 600s);
+  CHECK(resume.failed(errc::permission_denied, start, 0) == 15s);
+  CHECK(resume.failed(errc::authentication_failed, start, 1) == 30s);
+  CHECK(resume.must_list());
+}
+
+TEST_CASE("watch resume: reconciling is due an interval after the list, jittered") {
+  WatchResume resume(1000ms, 30000ms, 600s);
+  resume.listed("s", 10, start, 0.0);
+  CHECK_FALSE(resume.reconcile_due(start + 539s));
+  CHECK(resume.reconcile_due(start + 540s));
+  resume.reconciled(start + 600s, 1.0);
+  CHECK_FALSE(resume.reconcile_due(start + 1259s));
+  CHECK(resume.reconcile_due(start + 1260s));
+  WatchResume never(1000ms, 30000ms, 0s);
+  never.listed("s", 10, start, 0.0);
+  CHECK_FALSE(never.reconcile_due(start + 9999s));
+}
