@@ -26,13 +26,18 @@ function(registry_add_tests folder)
   registry_use_test_flags(${target})
   target_link_libraries(${target} PRIVATE registry_rig registry_test_main)
   target_precompile_headers(${target} REUSE_FROM registry_rig)
-  doctest_discover_tests(${target} TEST_PREFIX "${folder}: ")
 
-  # Set by a script that ctest runs behind the discovery's, because lists do not survive the way through its arguments.
-  set(tests_variable ${target}_TESTS)
-  set(properties_file "${CMAKE_CURRENT_BINARY_DIR}/${target}_properties.cmake")
-  configure_file("${PROJECT_SOURCE_DIR}/cmake/test_properties.cmake.in" "${properties_file}" @ONLY)
-  set_property(DIRECTORY APPEND PROPERTY TEST_INCLUDE_FILES "${properties_file}")
+  set(tests_file "${CMAKE_CURRENT_BINARY_DIR}/${target}_tests.cmake")
+  add_custom_command(TARGET ${target} POST_BUILD
+    COMMAND ${CMAKE_COMMAND} -D BINARY=$<TARGET_FILE:${target}> -D FOLDER=${folder}
+      -D SUPPRESSIONS=${PROJECT_SOURCE_DIR}/cmake/tsan.supp -D OUT=${tests_file}
+      -P ${PROJECT_SOURCE_DIR}/cmake/discover_tests.cmake
+    BYPRODUCTS "${tests_file}"
+    VERBATIM)
+  set(include_file "${CMAKE_CURRENT_BINARY_DIR}/${target}_include.cmake")
+  file(WRITE "${include_file}"
+    "if(EXISTS \"${tests_file}\")\n  include(\"${tests_file}\")\nelse()\n  add_test(${target}_NOT_BUILT ${target})\nendif()\n")
+  set_property(DIRECTORY APPEND PROPERTY TEST_INCLUDE_FILES "${include_file}")
 endfunction()
 
 # Every header below `root` compiles alone, with the flags of `target` but without sanitizers: only parsed, which takes half the

@@ -68,8 +68,9 @@ void Certs::sign(const std::string& file_name, const std::string& names, int day
                                << (names.empty() ? "" : "subjectAltName = ") << names << "\n";
   openssl({"req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout",
            base + ".key", "-out", base + ".csr", "-subj", "/CN=" + file_name});
-  openssl({"ca", "-batch", "-notext", "-config", dir_ / "ca.cnf", "-extfile", base + ".ext", "-in", base + ".csr",
-           "-out", base + ".pem", "-startdate", date(days < 0 ? days - 2 : -1), "-enddate", date(days)});
+  openssl({"ca", "-batch", "-notext", "-config", dir_ / "ca.cnf", "-extfile", base + ".ext", "-in",
+           base + ".csr", "-out", base + ".pem", "-startdate", date(days < 0 ? days - 2 : -1), "-enddate",
+           date(days)});
 }
 
 ServerTls Certs::server() const { return {ca, server_cert, server_key, false, client_cert, client_key}; }

@@ -1,5 +1,5 @@
-// A certificate authority for one test, made by the openssl command: `Certs certs; Etcd server({.tls =
-// certs.server()});`
+// A certificate authority for one test, made by the openssl command:
+// `Certs certs; Etcd server({.tls = certs.server()});`
 #pragma once
 
 #include <string>

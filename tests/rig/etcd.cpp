@@ -60,8 +60,8 @@ std::string EtcdState::tail(std::size_t lines) const {
 }
 
 void EtcdState::fail(const std::string& what) const {
-  throw EtcdError("etcd '" + options.name + "' at " + client->endpoint() + ": " + what + "\nend of its log:\n" +
-                  tail(25));
+  throw EtcdError("etcd '" + options.name + "' at " + client->endpoint() + ": " + what +
+                  "\nend of its log:\n" + tail(25));
 }
 
 std::vector<std::string> EtcdState::command() const {

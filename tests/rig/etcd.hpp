@@ -1,5 +1,6 @@
-// A real etcd server under the control of a test: `Etcd etcd; etcd.put("/a", "1"); etcd.pause(); ...
-// etcd.kill(); etcd.restart();` Whatever fails throws EtcdError, with the end of the server's log.
+// A real etcd server under the control of a test:
+// `Etcd etcd; etcd.put("/a", "1"); etcd.pause(); etcd.resume(); etcd.kill(); etcd.restart();`
+// Whatever fails throws EtcdError, with the end of the server's log.
 #pragma once
 
 #include <chrono>
@@ -28,7 +29,7 @@ struct EtcdUser {
 };
 
 struct EtcdOptions {
-  std::string binary = {};  // default: REGISTRY_ETCD, or etcd from PATH (and REGISTRY_ETCDCTL, or the etcdctl beside it)
+  std::string binary = {};  // default: REGISTRY_ETCD, or etcd from PATH; and the etcdctl beside it
   std::vector<std::string> flags = {};  // further flags, these win: "--max-request-bytes=10485760"
   // A tenth of etcd's own, for a quick start; a single server elects itself however slow it is. The shortest
   // lease TTL it grants is 1.5 elections rounded up to seconds: 1 s here, 2 s with etcd's own.

@@ -1,5 +1,5 @@
-// Polling for a condition, with a deadline: `CHECK(rig::eventually([&] { return view_is_ready(); }, "the view
-// is ready"));`
+// Polling for a condition, with a deadline:
+// `CHECK(rig::eventually([&] { return view_is_ready(); }, "the view is ready"));`
 #pragma once
 
 #include <chrono>

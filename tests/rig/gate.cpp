@@ -50,6 +50,7 @@ class Gate::Loop {
   Loop() : wake_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)), listener_(listen_on(port_.number())) {
     thread_ = quiet_thread([this] { work(); });
   }
+
   /// Runs it on the thread; what it throws is thrown here.
   template <class Function>
   auto call(Function function) {
@@ -247,9 +248,7 @@ class Gate::Loop {
       } else if (n == 0) {
         f.ended = true;
       } else {
-        auto due = now + delay_[way];
-        if (!f.queue.empty()) due = std::max(due, f.queue.back().due);
-        f.queue.push_back({due, std::string(buffer, static_cast<std::size_t>(n))});
+        f.queue.push_back({now + delay_[way], std::string(buffer, static_cast<std::size_t>(n))});
         f.queued += static_cast<std::size_t>(n);
       }
     }

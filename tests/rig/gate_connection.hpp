@@ -30,9 +30,9 @@ struct Chunk {
 struct Flow {
   std::deque<Chunk> queue;
   std::size_t queued = 0;
-  bool ended = false;  // no more from the source
-  bool told = false;   // and the sink knows
-  bool lost = false;   // something was swallowed: this stream can never go on
+  bool ended = false;                   // no more from the source
+  bool told = false;                    // and the sink knows
+  bool lost = false;                    // something was swallowed: this stream can never go on
   std::optional<std::uint64_t> budget;  // bytes to go until the cut
 
   void drop_queue() {

@@ -1,5 +1,5 @@
-// Running a coroutine to its end in a test: `int n = rig::run(io, answer());`. What it throws is thrown here; one that does
-// not end within the deadline is cancelled and fails the test instead of hanging it.
+// Running a coroutine to its end in a test: `int n = rig::run(io, answer());`. What it throws is thrown here;
+// one that does not end within the deadline is cancelled and fails the test instead of hanging it.
 #pragma once
 
 #include <asio/awaitable.hpp>
@@ -54,7 +54,8 @@ T run_on(const Executor& target, asio::awaitable<T> work, Wait wait) {
   };
   // Spawned from the strand: a cancellation is emitted there, too.
   auto begin = [strand, outcome, work = std::move(work), end = std::move(end)]() mutable {
-    asio::co_spawn(strand, std::move(work), asio::bind_cancellation_slot(outcome->cancel.slot(), std::move(end)));
+    asio::co_spawn(strand, std::move(work),
+                   asio::bind_cancellation_slot(outcome->cancel.slot(), std::move(end)));
   };
   asio::post(strand, std::move(begin));
   const bool in_time = wait(outcome->future);

@@ -1,4 +1,5 @@
-// Watching and viewing services in a MemoryStore: what a consumer sees, whatever the store and the network do meanwhile.
+// Watching and viewing services in a MemoryStore: what a consumer sees, whatever the store and the network do
+// meanwhile.
 #include <doctest/doctest.h>
 
 #include <asio/detached.hpp>

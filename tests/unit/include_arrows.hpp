@@ -1,5 +1,5 @@
-// Which header of ours may include what: the layers of the library, bottom to top, and the outside libraries of each. A check
-// that reads text only, so that a planted bad file can be given as a string.
+// Which header of ours may include what: the layers of the library, bottom to top, and the outside libraries
+// of each. A check that reads text only, so that a planted bad file can be given as a string.
 #pragma once
 
 #include <cstddef>
@@ -11,7 +11,8 @@
 
 namespace include_arrows {
 
-/// A folder of include/registry, its height, and the beginnings of the outside includes it may have beside the standard library.
+/// A folder of include/registry, its height, and the beginnings of the outside includes it may have beside
+/// the standard library.
 struct Layer {
   std::string_view folder;
   int height;
@@ -51,7 +52,8 @@ inline std::string_view folder_of(std::string_view path) {
 
 /// Clocks and random numbers: what a decision is given as an argument instead.
 inline bool hides_an_input(std::string_view target) {
-  for (std::string_view header : {"random", "ctime", "time.h", "sys/time.h", "cstdlib", "stdlib.h", "thread", "future"}) {
+  for (std::string_view header :
+       {"random", "ctime", "time.h", "sys/time.h", "cstdlib", "stdlib.h", "thread", "future"}) {
     if (target == header) return true;
   }
   return false;
@@ -64,10 +66,12 @@ inline bool starts_with_any(std::string_view text, const std::vector<std::string
   return false;
 }
 
-/// What an outside library's include looks like; everything else with no folder (or sys/, netinet/, ...) is the system's.
+/// What an outside library's include looks like; everything else with no folder (or sys/, netinet/, ...) is
+/// the system's.
 inline bool is_outside_library(std::string_view target) {
-  static const std::vector<std::string_view> libraries = {
-      "asio", "boost/", "grpc", "google/", "absl/", "registry_", "spdlog/", "prometheus/", "yaml-cpp/", "doctest"};
+  static const std::vector<std::string_view> libraries = {"asio",      "boost/",    "grpc",    "google/",
+                                                          "absl/",     "registry_", "spdlog/", "prometheus/",
+                                                          "yaml-cpp/", "doctest"};
   return starts_with_any(target, libraries);
 }
 
@@ -89,7 +93,8 @@ inline std::optional<std::string> objection(std::string_view from, std::string_v
   if (target_folder.empty()) return "the umbrella is above everything";
   const Layer* below = find_layer(target_folder);
   if (below == nullptr) return "the folder " + std::string(target_folder) + " is no layer";
-  if (below->height == layer->height) return std::string(folder) + " and " + std::string(target_folder) + " are siblings";
+  if (below->height == layer->height)
+    return std::string(folder) + " and " + std::string(target_folder) + " are siblings";
   if (below->height > layer->height) return std::string(target_folder) + " is above " + std::string(folder);
   return std::nullopt;
 }
@@ -111,7 +116,8 @@ inline std::vector<std::string> includes_of(const std::string& text) {
   return targets;
 }
 
-/// One line for each include of `path` ("registry/...") that points up or sideways or to a library it may not use.
+/// One line for each include of `path` ("registry/...") that points up or sideways or to a library it may not
+/// use.
 inline std::vector<std::string> check(const std::string& path, const std::string& text) {
   std::vector<std::string> found;
   for (const std::string& target : includes_of(text)) {

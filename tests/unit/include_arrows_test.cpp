@@ -1,4 +1,5 @@
-// The includes of our headers point down only: model <- policy <- async <- store <- {etcd, registration, discovery} <- facade
+// The includes of our headers point down only: model <- policy <- async <- store <- {etcd, registration,
+// discovery} <- facade
 // <- {rpc, config} <- registry.hpp.
 #include "unit/include_arrows.hpp"
 
@@ -27,7 +28,8 @@ TEST_CASE("include arrows: no header of ours points up") {
     ++headers;
     std::ifstream file(entry.path());
     const std::string text{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
-    for (const std::string& line : include_arrows::check(entry.path().lexically_relative(root).generic_string(), text)) {
+    for (const std::string& line :
+         include_arrows::check(entry.path().lexically_relative(root).generic_string(), text)) {
       FAIL_CHECK(line);
     }
   }
@@ -59,10 +61,14 @@ TEST_CASE("include arrows: a planted include of a library that the layer may not
 }
 
 TEST_CASE("include arrows: what points down passes") {
-  CHECK(objections("registry/model/codec.hpp", "#include <boost/json/value.hpp>\n#include \"registry/model/kv.hpp\"\n") == 0);
-  CHECK(objections("registry/policy/claim.hpp", "#include <chrono>\n#include \"registry/model/kv.hpp\"\n") == 0);
-  CHECK(objections("registry/etcd/stub.hpp", "#include <registry_etcd_messages.pb.h>\n#include <grpcpp/channel.h>\n") == 0);
-  CHECK(objections("registry/store/follow.hpp", "#include \"registry/observe/observer.hpp\"\n#include <asio/post.hpp>\n") == 0);
+  CHECK(objections("registry/model/codec.hpp",
+                   "#include <boost/json/value.hpp>\n#include \"registry/model/kv.hpp\"\n") == 0);
+  CHECK(objections("registry/policy/claim.hpp", "#include <chrono>\n#include \"registry/model/kv.hpp\"\n") ==
+        0);
+  CHECK(objections("registry/etcd/stub.hpp",
+                   "#include <registry_etcd_messages.pb.h>\n#include <grpcpp/channel.h>\n") == 0);
+  CHECK(objections("registry/store/follow.hpp",
+                   "#include \"registry/observe/observer.hpp\"\n#include <asio/post.hpp>\n") == 0);
   CHECK(objections("registry/registry.hpp", "#include \"registry/rpc/resolver.hpp\"\n") == 0);
   CHECK(objections("registry/model/kv.hpp", "// as in #include <asio.hpp>\nint include;\n") == 0);
 }

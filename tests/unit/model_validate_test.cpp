@@ -144,11 +144,11 @@ TEST_CASE("text: UTF-8 as the standard has it") {
 }
 
 TEST_CASE("text: what is shown in a message is bounded and harmless") {
-  using registry::detail::quoted;
-  CHECK(quoted("a\"b\\c") == "\"a\\\"b\\\\c\"");
-  CHECK(quoted("\xc2\x9b"
+  using registry::detail::quote;
+  CHECK(quote("a\"b\\c") == "\"a\\\"b\\\\c\"");
+  CHECK(quote("\xc2\x9b"
                "31m") == "\"\\xc2\\x9b31m\"");
-  CHECK(quoted("größe") == "\"größe\"");
-  CHECK(quoted(std::string(100, 'x'), 5) == "\"xxxxx\"... (100 bytes)");
-  CHECK(quoted("aé", 2) == "\"a\"... (3 bytes)");
+  CHECK(quote("größe") == "\"größe\"");
+  CHECK(quote(std::string(100, 'x'), 5) == "\"xxxxx\"... (100 bytes)");
+  CHECK(quote("aé", 2) == "\"a\"... (3 bytes)");
 }

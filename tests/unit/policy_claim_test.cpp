@@ -8,6 +8,7 @@
 #include <random>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "registry/policy/claim.hpp"
@@ -527,10 +528,11 @@ struct Actor {
   Claim claim{"/s/a", ConflictPolicy::TakeOver};
   std::set<std::int64_t> mine;     // every lease it ever had
   std::int64_t current = 0;        // the one it renews
-  int takes = 0;                   // evictions since the last explicit desire
+  int attempt = 0;                 // explicit claims so far
+  std::map<int, int> takes;        // evictions of each
   bool out = false;                // displaced or refused
   std::int64_t guard = 0;          // the guard has shown everything up to here
-  std::vector<registry::Write> late;  // in doubt: may land yet
+  std::vector<std::pair<registry::Write, int>> late;  // in doubt: may land yet; and of which attempt
 };
 
 class World {
@@ -565,7 +567,7 @@ class World {
   unsigned pick(unsigned n) { return static_cast<unsigned>(random_() % n); }
 
   void register_again(Actor& actor) {
-    if (!actor.claim.wanted()) actor.takes = 0;
+    if (!actor.claim.wanted()) ++actor.attempt;
     if (!actor.claim.wanted()) actor.out = false;
     actor.claim.desire("v" + std::to_string(pick(3)));
   }
@@ -600,7 +602,7 @@ class World {
     actor.claim.observed(store_.kv ? &*store_.kv : nullptr, store_.kv && pick(2) == 0 ? store_.kv->mod_revision : store_.revision);
   }
 
-  void commit(Actor& actor, const registry::Write& write, Written* answer) {
+  void commit(Actor& actor, const registry::Write& write, int attempt, Written* answer) {
     if (write.value && !store_.leases.contains(write.lease)) {
       if (answer != nullptr) dead_lease_ = true;
       return;
@@ -612,16 +614,16 @@ class World {
     if (result.applied && !write.value) CHECK(actor.mine.contains(before->lease));  // only our own is deleted
     if (evicted && !actor.mine.contains(before->lease)) {
       CHECK(before->lease != 0);
-      ++actor.takes;
+      ++actor.takes[attempt];
     }
   }
 
   void land_late(Actor& actor) {
     if (actor.late.empty()) return;
     const auto at = actor.late.begin() + pick(static_cast<unsigned>(actor.late.size()));
-    const registry::Write write = *at;
+    const auto [write, attempt] = *at;
     actor.late.erase(at);
-    commit(actor, write, nullptr);
+    commit(actor, write, attempt, nullptr);
   }
 
   void act(Actor& actor, bool faults) {
@@ -645,10 +647,10 @@ class World {
         if (fate == 0) {  // never sent
           actor.claim.write_failed(make_error_code(errc::unavailable));
         } else if (fate == 1) {  // sent, may land yet
-          actor.late.push_back(action.write);
+          actor.late.emplace_back(action.write, actor.attempt);
           actor.claim.write_failed(make_error_code(errc::outcome_unknown));
         } else {
-          commit(actor, action.write, &answer);
+          commit(actor, action.write, actor.attempt, &answer);
           const auto revision = store_.revision;
           if (faults && pick(3) == 0) observe(actor);
           if (fate == 2) {  // landed, not answered
@@ -670,7 +672,9 @@ class World {
   }
 
   void check() {
-    for (const Actor& actor : actors_) CHECK(actor.takes <= 1);
+    for (const Actor& actor : actors_) {
+      for (const auto& [attempt, takes] : actor.takes) CHECK(takes <= 1);
+    }
   }
 
   // The faults stop: late writes land in some order, guards catch up, everybody does what is left to do.

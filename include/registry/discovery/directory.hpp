@@ -1,5 +1,5 @@
-// Discovery in a store: reading services, watching them, live views. All watchers and views of a service share one watch
-// of the store.
+// Discovery in a store: reading services, watching them, live views. All watchers and views of a service
+// share one watch of the store.
 #pragma once
 
 #include <asio/awaitable.hpp>
@@ -25,8 +25,8 @@
 
 namespace registry::detail {
 
-/// The discovery half of a Registry's core. Service names are valid already. The public coroutines are static and hold the
-/// core; `cancel` and the private members run on the home's strand.
+/// The discovery half of a Registry's core. Service names are valid already. The public coroutines are static
+/// and hold the core; `cancel` and the private members run on the home's strand.
 class Directory : public std::enable_shared_from_this<Directory> {
  public:
   /// From how many queued events on a watcher's queue folds.
@@ -89,8 +89,8 @@ class Directory : public std::enable_shared_from_this<Directory> {
     return Generator<ServiceEvent>(std::move(queue));
   }
 
-  /// Resolves when the first list is loaded. Throws the last real error if that takes longer than `patience`, at once if
-  /// trying again is no use.
+  /// Resolves when the first list is loaded. Throws the last real error if that takes longer than `patience`,
+  /// at once if trying again is no use.
   static asio::awaitable<ServiceView> subscribe(std::shared_ptr<Directory> core, std::string name, ServiceFilter filter,
                                                 std::chrono::milliseconds patience = subscribe_patience) {
     const auto deadline = std::chrono::steady_clock::now() + patience;
@@ -104,7 +104,7 @@ class Directory : public std::enable_shared_from_this<Directory> {
       const bool hopeless = error.category() == registry_category() && error && !is_retryable(error);
       const bool late = std::chrono::steady_clock::now() >= deadline;
       if (hopeless || late) {
-        throw std::system_error(error ? error : make_error_code(errc::timed_out), "subscribe " + quoted(name));
+        throw std::system_error(error ? error : make_error_code(errc::timed_out), "subscribe " + quote(name));
       }
       co_await waiting.signal().wait_until(deadline);
     }

@@ -20,8 +20,8 @@ class EventQueue final : public GeneratorSource<ServiceEvent> {
  public:
   EventQueue(ServiceFilter filter, std::size_t limit) : events_(std::move(filter), limit) {}
 
-  /// Set before the queue is handed out. `start` runs at the consumer's first call, `gone` when the consumer is gone;
-  /// both on its thread.
+  /// Set before the queue is handed out. `start` runs at the consumer's first call, `gone` when the consumer
+  /// is gone; both on its thread.
   void on_start(std::function<void()> start) { start_ = std::move(start); }
   void on_gone(std::function<void()> gone) { gone_ = std::move(gone); }
 

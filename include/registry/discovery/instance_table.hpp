@@ -19,9 +19,9 @@
 
 namespace registry::detail {
 
-/// Written on one strand; `snapshot` may be called from any thread, everything else on that strand only. The stored values
-/// are not kept. A key whose value is bad, or that is no instance's, is kept without an instance: an instance it held
-/// before is gone.
+/// Written on one strand; `snapshot` may be called from any thread, everything else on that strand only. The
+/// stored values are not kept. A key whose value is bad, or that is no instance's, is kept without an
+/// instance: an instance it held before is gone.
 class InstanceTable {
  public:
   InstanceTable(std::string service, const KeyLayout& layout, const Observer& observer)
@@ -41,8 +41,9 @@ class InstanceTable {
     }
   }
 
-  /// What the list changed: removals first, then what is new or different, each in the order of ids. A Put carries the
-  /// revision of its key, a removal that of the list. `first`: the changes are not marked resynced.
+  /// What the list changed: removals first, then what is new or different, each in the order of ids. A Put
+  /// carries the revision of its key, a removal that of the list. `first`: the changes are not marked
+  /// resynced.
   std::vector<InstanceChange> end_list(std::int64_t revision, bool same_history, bool first) {
     const SnapshotDiff diff = snapshot_diff(keys(entries_), keys(listed_), same_history);
     std::vector<InstanceChange> changes;

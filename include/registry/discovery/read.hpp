@@ -47,7 +47,8 @@ inline asio::awaitable<std::vector<ServiceInstance>> read_service(std::shared_pt
   }
 }
 
-/// The names of all services that have a key of an instance. The rest of a service is skipped where a page ends in it.
+/// The names of all services that have a key of an instance. The rest of a service is skipped where a page
+/// ends in it.
 inline asio::awaitable<std::vector<std::string>> read_services(std::shared_ptr<StoreBackend> backend, KeyLayout layout) {
   ListQuery first(layout.all_range());
   first.limit = 256;

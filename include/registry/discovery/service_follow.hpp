@@ -17,8 +17,8 @@
 
 namespace registry::detail {
 
-/// Everything runs on the home's strand. Owned by the Directory and by the coroutine that follows; it knows its watchers
-/// and views weakly.
+/// Everything runs on the home's strand. Owned by the Directory and by the coroutine that follows; it knows
+/// its watchers and views weakly.
 class ServiceFollow final : public RangeSink {
  public:
   ServiceFollow(std::string service, const KeyLayout& layout, Observer observer, Home home)

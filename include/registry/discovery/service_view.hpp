@@ -13,12 +13,13 @@
 
 namespace registry {
 
-/// A live local list of the instances of a service, from Registry::subscribe. Copies look at the same list, each with its
-/// own position for `next()`. The service is followed until the last copy is gone; a pending `next()` or `wait_ready()`
-/// counts as one. A default-constructed view is empty: its list has no instances and is stale.
+/// A live local list of the instances of a service, from Registry::subscribe. Copies look at the same list,
+/// each with its own position for `next()`. The service is followed until the last copy is gone; a pending
+/// `next()` or `wait_ready()` counts as one. A default-constructed view is empty: its list has no instances
+/// and is stale.
 ///
-/// When the store is out of reach the list stays as it was, and says that it is stale and since when. The same after the
-/// Registry was closed.
+/// When the store is out of reach the list stays as it was, and says that it is stale and since when. The
+/// same after the Registry was closed.
 ///
 /// Thread safety: distinct handles may be used from different threads, `snapshot()` of one handle too.
 class ServiceView {
@@ -39,23 +40,24 @@ class ServiceView {
   /// Whether this is a view of a service, not the empty state.
   explicit operator bool() const noexcept { return state_ != nullptr; }
 
-  /// The current list; never null. No call to the store, and no lock unless the view changed since this thread's last read.
-  /// An idle thread keeps the lists it read last (of at most 32 views).
+  /// The current list; never null. No call to the store, and no lock unless the view changed since this
+  /// thread's last read. An idle thread keeps the lists it read last (of at most 32 views).
   std::shared_ptr<const ServiceSnapshot> snapshot() const noexcept { return current(); }
 
-  /// As snapshot(), without touching a counter; the reference is valid until this thread reads another view or this one
-  /// again.
+  /// As snapshot(), without touching a counter; the reference is valid until this thread reads another view
+  /// or this one again.
   const std::shared_ptr<const ServiceSnapshot>& current() const noexcept {
     return state_ ? state_->current() : detail::ViewState::none();
   }
 
-  /// The latest list once it differs from what this handle's last `next()` returned; the first call returns at once. Lists
-  /// in between are skipped. Becoming stale or fresh again is a difference.
+  /// The latest list once it differs from what this handle's last `next()` returned; the first call returns
+  /// at once. Lists in between are skipped. Becoming stale or fresh again is a difference.
   /// Errors: `closed` when the Registry or its store was closed, and for an empty view.
   /// Cancellation: throws `operation_aborted`; nothing is lost.
   asio::awaitable<std::shared_ptr<const ServiceSnapshot>> next() { return next_of(state_, seen_); }
 
-  /// Until the list has at least this many instances. Returns at once if it has. Errors and cancellation as `next()`.
+  /// Until the list has at least this many instances. Returns at once if it has. Errors and cancellation as
+  /// `next()`.
   asio::awaitable<void> wait_ready(std::size_t at_least = 1) { return ready(state_, at_least); }
 
  private:

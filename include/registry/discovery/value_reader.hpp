@@ -16,12 +16,14 @@
 
 namespace registry::detail {
 
-/// Not thread-safe. Bad values are counted (`registry_skipped_values_total`) and logged, at most ten lines in ten seconds.
+/// Not thread-safe. Bad values are counted (`registry_skipped_values_total`) and logged, at most ten lines in
+/// ten seconds.
 class ValueReader {
  public:
   ValueReader(KeyLayout layout, Observer observer) : layout_(std::move(layout)), observer_(std::move(observer)) {}
 
-  /// The instance of a pair; null if its value is bad, or if its key is not that of an instance (which is nobody's fault).
+  /// The instance of a pair; null if its value is bad, or if its key is not that of an instance (which is
+  /// nobody's fault).
   std::shared_ptr<const ServiceInstance> read(const KeyValue& pair) {
     const auto key = layout_.parse(pair.key);
     if (!key) return nullptr;
@@ -48,7 +50,7 @@ class ValueReader {
       return;
     }
     ++lines_;
-    observer_.log(LogLevel::Warning, "skipped the value of " + quoted(key, 200) + ": " + reason);
+    observer_.log(LogLevel::Warning, "skipped the value of " + quote(key, 200) + ": " + reason);
   }
 
   KeyLayout layout_;

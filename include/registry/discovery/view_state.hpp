@@ -1,4 +1,5 @@
-// What the handles of one subscription share: the table they look at, and the list built from it when somebody reads.
+// What the handles of one subscription share: the table they look at, and the list built from it when
+// somebody reads.
 #pragma once
 
 #include <array>
@@ -74,8 +75,8 @@ class ViewState {
     return error_;
   }
 
-  /// The current list. The reference is valid until this thread reads another view. Each thread keeps its last list of a
-  /// view, under a control block of its own: readers on several threads share no counter.
+  /// The current list. The reference is valid until this thread reads another view. Each thread keeps its
+  /// last list of a view, under a control block of its own: readers on several threads share no counter.
   const Snapshot& current() const noexcept {
     thread_local std::array<Cached, 32> cache;
     Cached& cached = cache[id_ % cache.size()];

@@ -56,19 +56,19 @@ inline void check_duration(const char* field, std::chrono::milliseconds value, s
 
 /// Throws `invalid_argument` that names the field and the value.
 inline void validate(const ConnectorConfig& config) {
-  using registry::detail::quoted;
+  using registry::detail::quote;
   if (config.endpoints.empty()) detail::reject("endpoints", "[]", "name at least one, such as \"127.0.0.1:2379\"");
   for (const auto& text : config.endpoints) {
     const auto endpoint = parse_endpoint(text);
     const bool known = endpoint && (endpoint->scheme.empty() || endpoint->scheme == "http" || endpoint->scheme == "https");
     if (!known || !endpoint->query.empty()) {
-      detail::reject("endpoints", quoted(text), "use host:port, http://host:port or https://host:port");
+      detail::reject("endpoints", quote(text), "use host:port, http://host:port or https://host:port");
     }
     if (endpoint->scheme == "http" && config.tls) {
-      detail::reject("endpoints", quoted(text), "is plain text but tls is set: use https:// or no scheme");
+      detail::reject("endpoints", quote(text), "is plain text but tls is set: use https:// or no scheme");
     }
     if (endpoint->scheme == "https" && !config.tls) {
-      detail::reject("endpoints", quoted(text), "wants TLS: set tls, if only to Tls() for the system's authorities");
+      detail::reject("endpoints", quote(text), "wants TLS: set tls, if only to Tls() for the system's authorities");
     }
   }
   detail::check_duration("dial_timeout", config.dial_timeout, std::chrono::milliseconds(1));
@@ -81,7 +81,7 @@ inline void validate(const ConnectorConfig& config) {
     detail::reject("username", "\"\"", "is empty but a password is set");
   }
   if (config.tls && config.tls->cert_file.empty() != config.tls->key_file.empty()) {
-    detail::reject("tls.cert_file", quoted(config.tls->cert_file), "needs tls.key_file, and the other way round");
+    detail::reject("tls.cert_file", quote(config.tls->cert_file), "needs tls.key_file, and the other way round");
   }
 }
 

@@ -55,7 +55,7 @@ inline std::string read_pem(const char* field, const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
   if (!file || text.empty()) {
-    registry::detail::fail(errc::tls_failed, std::string("tls.") + field + " = " + registry::detail::quoted(path) +
+    registry::detail::fail(errc::tls_failed, std::string("tls.") + field + " = " + registry::detail::quote(path) +
                                                  ": cannot be read, or is empty");
   }
   return text;

@@ -23,7 +23,7 @@
 namespace registry::etcd::detail {
 
 using registry::detail::fail;
-using registry::detail::quoted;
+using registry::detail::quote;
 using registry::detail::run_unary;
 using registry::detail::UnaryCall;
 
@@ -167,7 +167,7 @@ inline void note_failure(Connection& connection, const Try& attempt, const Failu
   if (connection.closed()) fail(errc::closed, "the etcd connector is closed");
   const bool in_doubt = effect == Effect::Once && failure.verdict.may_be_applied;
   fail(in_doubt ? errc::outcome_unknown : failure.verdict.code,
-       "etcd " + connection.member(member).address + ": " + what + ": " + quoted(failure.text, 300));
+       "etcd " + connection.member(member).address + ": " + what + ": " + quote(failure.text, 300));
 }
 
 /// Runs `attempt(try)` until it succeeds. `attempt` returns an awaitable grpc::Status and keeps its own result. Throws the

@@ -124,7 +124,7 @@ inline void on_created(Connection& connection, const Try& opened, WatchHub& hub,
       hub.accepting = false;
       forget_token(connection, opened.member, opened.token);
     }
-    watcher->out->close(watch_error(connection.member(opened.member), failure.verdict.code, quoted(failure.text, 300)));
+    watcher->out->close(watch_error(connection.member(opened.member), failure.verdict.code, quote(failure.text, 300)));
     return;
   }
   watcher->id = message.watch_id();
@@ -147,7 +147,7 @@ inline void on_canceled(Connection& connection, const Try& opened, WatchHub& hub
   if (message.compact_revision() == 0) {
     const Failure failure(grpc::Status(grpc::StatusCode::UNKNOWN, message.cancel_reason()));
     code = failure.verdict.code;
-    text = quoted(failure.text, 300);
+    text = quote(failure.text, 300);
   }
   watcher->out->close(watch_error(connection.member(opened.member), code, text));
 }
@@ -201,7 +201,7 @@ inline asio::awaitable<void> run_hub(ConnectionPtr connection, std::shared_ptr<W
   if (!failure) co_return;
   note_failure(*connection, opened, *failure);
   if (failure->text.empty()) failure->text = "the stream ended";
-  end.error = watch_error(connection->member(opened.member), failure->verdict.code, quoted(failure->text, 300));
+  end.error = watch_error(connection->member(opened.member), failure->verdict.code, quote(failure->text, 300));
 }
 
 /// On the home.

@@ -57,7 +57,7 @@ inline bool has_control(std::string_view text) noexcept {
 }
 
 /// `text` in double quotes for a message: at most `limit` bytes of it, control and malformed bytes as \xNN.
-inline std::string quoted(std::string_view text, std::size_t limit = 80) {
+inline std::string quote(std::string_view text, std::size_t limit = 80) {
   constexpr std::string_view hex = "0123456789abcdef";
   std::string out = "\"";
   std::size_t used = 0;

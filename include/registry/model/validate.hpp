@@ -28,17 +28,17 @@ namespace detail {
 /// Text that is stored and shown: UTF-8 without control characters, at most `limit` bytes.
 inline void check_text(std::string_view field, std::string_view text, std::size_t limit) {
   if (text.size() > limit) {
-    reject(field, quoted(text), "use at most " + std::to_string(limit) + " bytes");
+    reject(field, quote(text), "use at most " + std::to_string(limit) + " bytes");
   }
-  if (!is_utf8(text)) reject(field, quoted(text), "use valid UTF-8");
-  if (has_control(text)) reject(field, quoted(text), "leave control characters out");
+  if (!is_utf8(text)) reject(field, quote(text), "use valid UTF-8");
+  if (has_control(text)) reject(field, quote(text), "leave control characters out");
 }
 
 /// One level of a key.
 inline void check_level(std::string_view field, std::string_view text) {
-  if (text.empty()) reject(field, quoted(text), "must not be empty");
+  if (text.empty()) reject(field, quote(text), "must not be empty");
   check_text(field, text, max_name_size);
-  if (text.find('/') != std::string_view::npos) reject(field, quoted(text), "must not contain '/'");
+  if (text.find('/') != std::string_view::npos) reject(field, quote(text), "must not contain '/'");
 }
 
 inline void check_endpoint(std::string_view text) {
@@ -50,7 +50,7 @@ inline void check_endpoint(std::string_view text) {
   const auto endpoint = text.size() <= max_endpoint_size ? parse_endpoint(text) : std::nullopt;
   bool known = false;
   for (const auto scheme : schemes) known = known || (endpoint && endpoint->scheme == scheme);
-  if (!known || text.find('?') != std::string_view::npos) reject("endpoint", quoted(text), advice);
+  if (!known || text.find('?') != std::string_view::npos) reject("endpoint", quote(text), advice);
 }
 
 inline std::string shown(std::chrono::milliseconds value) { return std::to_string(value.count()) + " ms"; }
@@ -72,9 +72,9 @@ inline void validate(const ServiceInstance& instance) {
            "use at most " + std::to_string(max_metadata_entries));
   }
   for (const auto& [key, value] : instance.metadata) {
-    if (key.empty()) reject("metadata key", quoted(key), "must not be empty");
+    if (key.empty()) reject("metadata key", quote(key), "must not be empty");
     check_text("metadata key", key, max_name_size);
-    if (!is_utf8(value)) reject("metadata " + quoted(key), quoted(value), "use valid UTF-8");
+    if (!is_utf8(value)) reject("metadata " + quote(key), quote(value), "use valid UTF-8");
   }
   if (instance.endpoints.empty())
     reject("endpoints", "(none)", "name at least one, such as grpc://10.0.0.5:9001");
@@ -105,12 +105,12 @@ inline void validate(const RegistryConfig& config) {
   using std::chrono::milliseconds;
   const std::string_view space = config.name_space;
   if (space.size() < 2 || space.front() != '/') {
-    reject("name_space", quoted(space),
+    reject("name_space", quote(space),
            "must begin with '/' and name at least one level, as /genesis/services");
   }
-  if (space.back() == '/') reject("name_space", quoted(space), "must not end with '/'");
+  if (space.back() == '/') reject("name_space", quote(space), "must not end with '/'");
   if (space.find("//") != std::string_view::npos)
-    reject("name_space", quoted(space), "leave empty levels out");
+    reject("name_space", quote(space), "leave empty levels out");
   check_text("name_space", space, max_name_size);
   if (!config.group.empty()) check_level("group", config.group);
   validate_ttl(config.default_ttl);

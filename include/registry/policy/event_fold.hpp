@@ -1,5 +1,5 @@
-// What one watcher is still to be told: every change in order while it keeps up, one event for each instance once it
-// does not.
+// What one watcher is still to be told: every change in order while it keeps up, one event for each instance
+// once it does not.
 #pragma once
 
 #include <cstddef>
@@ -39,9 +39,10 @@ struct SharedEvent {
   SharedEvent() {}
 };
 
-/// Not thread-safe. Must see every change of the table since it was empty, in order. From a queue of `limit` events on
-/// it folds until it is empty again: the newest event of an instance stands for the earlier ones and is marked resynced,
-/// so its size is bounded by the instances that the consumer was given and those that there are.
+/// Not thread-safe. Must see every change of the table since it was empty, in order. From a queue of `limit`
+/// events on it folds until it is empty again: the newest event of an instance stands for the earlier ones
+/// and is marked resynced, so its size is bounded by the instances that the consumer was given and those that
+/// there are.
 class EventFold {
  public:
   EventFold(ServiceFilter filter, std::size_t limit) : filter_(std::move(filter)), limit_(limit) {}

@@ -1,5 +1,5 @@
-// Following a range of keys, decided without I/O: when to list, from where to watch, which changes are news, what a break
-// means and how long to pause. The rules come from what etcd servers do (and get wrong).
+// Following a range of keys, decided without I/O: when to list, from where to watch, which changes are news,
+// what a break means and how long to pause. The rules come from what etcd servers do (and get wrong).
 #pragma once
 
 #include <algorithm>
@@ -36,8 +36,8 @@ class WatchResume {
  public:
   using TimePoint = std::chrono::steady_clock::time_point;
 
-  /// How far behind a resumed watch may be. etcd replays history at no more than 10,000 revisions a second (1,000 each
-  /// 100 ms), of all keys: beyond two seconds of that a list is faster.
+  /// How far behind a resumed watch may be. etcd replays history at no more than 10,000 revisions a second
+  /// (1,000 each 100 ms), of all keys: beyond two seconds of that a list is faster.
   static constexpr std::int64_t max_replay = 20'000;
 
   WatchResume(std::chrono::milliseconds first, std::chrono::milliseconds max, std::chrono::milliseconds reconcile)
@@ -66,8 +66,8 @@ class WatchResume {
     WatchAction action;
     if (batch.store_id != store_id_) return relist(errc::store_changed);
     if (std::exchange(first_batch_, false)) {
-      // Right after a list, which every replica's leader confirmed, a low head is a replica that lags; and being far
-      // behind means that the list took long, another one would not be faster.
+      // Right after a list, which every replica's leader confirmed, a low head is a replica that lags; and
+      // being far behind means that the list took long, another one would not be faster.
       if (!just_listed_ && batch.head < next_ - 1) return relist(errc::store_changed);
       if (!just_listed_ && batch.head - (next_ - 1) > max_replay) return relist(errc::compacted);
       just_listed_ = false;
@@ -89,8 +89,8 @@ class WatchResume {
 
   /// The list or the watch failed. Returns the pause before the next try; zero: at once.
   std::chrono::milliseconds failed(std::error_code code, TimePoint now, double draw) {
-    // Only a watch that held longer than the pause before it clears the record: a server that accepts and breaks at
-    // once, or compacts at once, is asked less and less often.
+    // Only a watch that held longer than the pause before it clears the record: a server that accepts and
+    // breaks at once, or compacts at once, is asked less and less often.
     if (running_ && now - since_ >= std::max(pause_, first_)) {
       backoff_.reset();
       at_once_ = true;

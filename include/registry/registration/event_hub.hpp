@@ -104,7 +104,7 @@ class EventHub : public std::enable_shared_from_this<EventHub> {
   void emit(RegistrationState state, const std::string& id, std::error_code reason = {}) {
     const RegistrationEvent event(state, id, reason);
     if (state == RegistrationState::Closed) {
-      current_.erase(id);
+      if (current_.erase(id) == 0) return;  // nobody was told that it was there
     } else {
       current_.insert_or_assign(id, event);
     }

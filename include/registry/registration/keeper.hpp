@@ -177,6 +177,8 @@ class Keeper : public LeaseMember, public KeyObserver, public std::enable_shared
     wake_.raise();
   }
 
+  void store_closed() override { fail_with(make_error_code(errc::closed)); }
+
  private:
   // A caller that waits for a change.
   class Waiting {

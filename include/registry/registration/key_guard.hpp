@@ -30,6 +30,8 @@ class KeyObserver {
   virtual void observed(const KeyValue* kv, std::int64_t at) = 0;
   /// The store was restored or replaced; what follows shares no history with what was observed.
   virtual void store_changed() = 0;
+  /// The store was destroyed: nothing more will be observed.
+  virtual void store_closed() = 0;
 };
 
 /// The keys of one service that are kept, and by whom. Keepers own the guard, not the other way round.
@@ -61,10 +63,7 @@ class GuardSink : public RangeSink {
   void end_list(std::int64_t revision) override {
     const bool changed = std::exchange(changed_, false) || revision < head_;
     head_ = revision;
-    std::vector<std::pair<std::string, std::shared_ptr<KeyObserver>>> keepers;
-    for (const auto& [key, weak] : keys_->keepers) keepers.emplace_back(key, weak.lock());
-    for (const auto& [key, keeper] : keepers) {
-      if (!keeper) continue;
+    for (const auto& [key, keeper] : keepers()) {
       const auto found = ours_.find(key);
       if (changed) keeper->store_changed();
       keeper->observed(found == ours_.end() ? nullptr : &found->second, revision);
@@ -83,12 +82,25 @@ class GuardSink : public RangeSink {
     }
   }
   void fresh() override {}
-  void stale(std::error_code why) override { changed_ = changed_ || why == errc::store_changed; }
+  void stale(std::error_code why) override {
+    changed_ = changed_ || why == errc::store_changed;
+    if (why != errc::closed) return;
+    for (const auto& keeper : keepers()) keeper.second->store_closed();
+  }
   std::vector<std::pair<std::string, std::int64_t>> known() override {
     return {revisions_.begin(), revisions_.end()};
   }
 
  private:
+  // A copy: what they are told may make them leave.
+  std::vector<std::pair<std::string, std::shared_ptr<KeyObserver>>> keepers() const {
+    std::vector<std::pair<std::string, std::shared_ptr<KeyObserver>>> alive;
+    for (const auto& [key, weak] : keys_->keepers) {
+      if (auto keeper = weak.lock()) alive.emplace_back(key, std::move(keeper));
+    }
+    return alive;
+  }
+
   const std::shared_ptr<const GuardedKeys> keys_;
   std::map<std::string, KeyValue> ours_;            // of the list under way
   std::map<std::string, std::int64_t> revisions_;  // of the whole range

@@ -58,13 +58,13 @@ class LeasePool : public std::enable_shared_from_this<LeasePool> {
   /// The member needs its lease no longer. A lease without members is revoked, which deletes exactly the keys still on it.
   void release(const std::shared_ptr<SharedLease>& lease, const LeaseMember* member) {
     lease->remove(member);
-    if (!lease->size() != 0 || lease->state != SharedLease::Live) return;
+    if (lease->size() != 0 || lease->state != SharedLease::Live) return;
     lease->state = SharedLease::Unused;
     lease->wake.raise();
   }
 
   /// Some other call was told that this lease does not exist.
-  void gone(const std::shared_ptr<SharedLease>& lease) {
+  void gone(std::shared_ptr<SharedLease> lease) {
     lease->renewal.gone();
     lose(lease, errc::lease_lost);
   }
@@ -292,7 +292,8 @@ class LeasePool : public std::enable_shared_from_this<LeasePool> {
     }
   }
 
-  void lose(const std::shared_ptr<SharedLease>& lease, std::error_code reason) {
+  // By value: a member gives the lease up while it is told.
+  void lose(std::shared_ptr<SharedLease> lease, std::error_code reason) {
     if (lease->state == SharedLease::Gone) return;
     lease->state = SharedLease::Gone;
     lease->wake.raise();

@@ -62,7 +62,7 @@ class Registrar {
     const std::string id = instance.id;
     const auto known = self->ids_.find(id);
     // Wanted no more but still known: displaced.
-    if (known != self->ids_.end() && known->second->wanted()) fail(errc::already_registered, "id = " + quoted(id));
+    if (known != self->ids_.end() && known->second->wanted()) fail(errc::already_registered, "id = " + quote(id));
     const auto keeper = self->keeper_of(instance);
     self->ids_.insert_or_assign(id, keeper);
     Attempt attempt(self, keeper, keeper->desire(encode(instance), ttl));
@@ -83,17 +83,17 @@ class Registrar {
     if (self->closed_) fail(errc::closed);
     const auto keeper = self->find(instance.id);
     if (keeper->service() != instance.name) {
-      fail(errc::invalid_argument, "name = " + quoted(instance.name) + ": " + quoted(instance.id) +
-                                       " is registered as an instance of " + quoted(keeper->service()));
+      fail(errc::invalid_argument, "name = " + quote(instance.name) + ": " + quote(instance.id) +
+                                       " is registered as an instance of " + quote(keeper->service()));
     }
-    if (!keeper->wanted()) fail(errc::displaced, "id = " + quoted(instance.id));
+    if (!keeper->wanted()) fail(errc::displaced, "id = " + quote(instance.id));
     const auto which = keeper->desire(encode(instance), keeper->ttl());
     const auto settled = [keeper, which] {
       return keeper->stored(which) || keeper->failed(which) || !keeper->wanted();
     };
     co_await Keeper::until(keeper, deadline(), settled);
     if (keeper->stored(which)) co_return;
-    if (!keeper->wanted() && !keeper->failure()) fail(errc::not_registered, "id = " + quoted(instance.id));
+    if (!keeper->wanted() && !keeper->failure()) fail(errc::not_registered, "id = " + quote(instance.id));
     throw_reason(*keeper);
   }
 
@@ -194,12 +194,12 @@ class Registrar {
   [[noreturn]] static void throw_reason(const Keeper& keeper) {
     std::error_code error = keeper.failure() ? keeper.failure() : keeper.last_error();
     if (!error) error = errc::timed_out;
-    throw std::system_error(error, "id = " + quoted(keeper.id()));
+    throw std::system_error(error, "id = " + quote(keeper.id()));
   }
 
   std::shared_ptr<Keeper> find(const std::string& id) const {
     const auto found = ids_.find(id);
-    if (found == ids_.end()) fail(errc::not_registered, "id = " + quoted(id));
+    if (found == ids_.end()) fail(errc::not_registered, "id = " + quote(id));
     return found->second;
   }
 

@@ -1,5 +1,5 @@
-// Following a range of keys in a store: list, publish, watch, publish each batch; list again when history was lost; resume
-// behind the last delivered revision when the connection was.
+// Following a range of keys in a store: list, publish, watch, publish each batch; list again when history was
+// lost; resume behind the last delivered revision when the connection was.
 #pragma once
 
 #include <asio/awaitable.hpp>
@@ -34,12 +34,14 @@ class RangeSink {
   virtual void list_page(Page page) = 0;
   /// The pages since begin_list are everything, at `revision`.
   virtual void end_list(std::int64_t revision) = 0;
-  /// Changes in order, each once. An empty batch: the store confirms that nothing else changed up to `through`.
+  /// Changes in order, each once. An empty batch: the store confirms that nothing else changed up to
+  /// `through`.
   virtual void apply(Batch batch) = 0;
   /// A watch is running (again).
   virtual void fresh() = 0;
-  /// Nothing is heard of the store until fresh(). Also called for every failed try in between. `store_changed`: the list
-  /// that follows shares no history with what was known (equal revisions prove nothing). `closed`: this was the last call.
+  /// Nothing is heard of the store until fresh(). Also called for every failed try in between.
+  /// `store_changed`: the list that follows shares no history with what was known (equal revisions prove
+  /// nothing). `closed`: this was the last call.
   virtual void stale(std::error_code why) = 0;
   /// Every key of the range with its mod_revision, sorted by key; for reconciling.
   virtual std::vector<std::pair<std::string, std::int64_t>> known() = 0;
@@ -77,7 +79,7 @@ struct Following {
         resume(config.backoff_first, config.backoff_max, config.reconcile_interval) {}
 
   void log(LogLevel level, const std::string& text) const {
-    if (observer.logs()) observer.log(level, "follow " + quoted(config.label) + ": " + text);
+    if (observer.logs()) observer.log(level, "follow " + quote(config.label) + ": " + text);
   }
 
   ListQuery query() const {
@@ -123,7 +125,8 @@ inline asio::awaitable<void> list_range(Following& self) {
   self.sink->end_list(revision);
 }
 
-/// Whether the store still agrees, at the revision `at` that the sink has reached. Throws what the reads throw.
+/// Whether the store still agrees, at the revision `at` that the sink has reached. Throws what the reads
+/// throw.
 inline asio::awaitable<bool> store_agrees(Following& self, std::string store_id, std::int64_t at) {
   const auto known = self.sink->known();
   auto expected = known.begin();
@@ -141,7 +144,8 @@ inline asio::awaitable<bool> store_agrees(Following& self, std::string store_id,
   co_return expected == known.end();
 }
 
-/// Compares what is known with the store. Throws `compacted`, which lists again, if they differ: events were lost.
+/// Compares what is known with the store. Throws `compacted`, which lists again, if they differ: events were
+/// lost.
 inline asio::awaitable<void> reconcile(Following& self, std::string store_id, std::int64_t at) {
   bool agrees = true;
   try {
@@ -176,8 +180,8 @@ inline asio::awaitable<void> watch_range(Following& self) {
   fail(errc::unavailable);  // a watch without end is what the store promised
 }
 
-/// Keeps `sink` told about a range, until cancelled or until the store says `closed`. Everything else is tried again for
-/// ever. The sink is released with the coroutine.
+/// Keeps `sink` told about a range, until cancelled or until the store says `closed`. Everything else is
+/// tried again for ever. The sink is released with the coroutine.
 inline asio::awaitable<void> follow(std::shared_ptr<StoreBackend> backend, KeyRange range, FollowConfig config,
                                     Observer observer, std::shared_ptr<RangeSink> sink) {
   Following self(std::move(backend), std::move(range), std::move(config), std::move(observer), std::move(sink));

@@ -1,5 +1,5 @@
-// A MemoryTable made into a StoreBackend: one mutex around it, watches that read its history by position, and a
-// background coroutine that ends leases on time and writes the snapshot file.
+// A MemoryTable made into a StoreBackend: one mutex around it, watches that read its history by position, and
+// a background coroutine that ends leases on time and writes the snapshot file.
 #pragma once
 
 #include <asio/any_io_executor.hpp>
@@ -157,14 +157,14 @@ class MemoryBackend final : public StoreBackend, public std::enable_shared_from_
     save_error_ = error;
     if (!error) return;
     unsaved(boot_now());
-    throw std::system_error(error, "writing " + detail::quoted(config_.snapshot_file));
+    throw std::system_error(error, "writing " + detail::quote(config_.snapshot_file));
   }
 
  private:
   friend class MemoryWatch;
 
-  // A call is on its way until the caller's executor has taken a turn, as with a store across a network: it can be
-  // cancelled, and calls that are started together are in flight together.
+  // A call is on its way until the caller's executor has taken a turn, as with a store across a network: it
+  // can be cancelled, and calls that are started together are in flight together.
   template <class T, class Work>
   static asio::awaitable<T> call(std::shared_ptr<MemoryBackend> self, Work work) {
     const auto executor = co_await asio::this_coro::executor;

@@ -1,4 +1,5 @@
-// Reading a file, and replacing one so that after a crash at any moment either the old or the new one is there.
+// Reading a file, and replacing one so that after a crash at any moment either the old or the new one is
+// there.
 #pragma once
 
 #include <fcntl.h>
@@ -52,8 +53,8 @@ inline std::string read_file(const std::string& path, std::error_code& error) {
   }
 }
 
-/// Writes a new file beside the old one, and puts it in its place when it is safe on disk. One writer at a time. The file is
-/// readable for its owner only. Throws std::system_error; the old file is then as it was.
+/// Writes a new file beside the old one, and puts it in its place when it is safe on disk. One writer at a
+/// time. The file is readable for its owner only. Throws std::system_error; the old file is then as it was.
 inline void replace_file(const std::string& path, std::string_view content) {
   const std::string fresh = path + ".tmp";
   const auto check = [&](bool good) {

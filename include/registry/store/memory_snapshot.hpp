@@ -1,5 +1,5 @@
-// The snapshot file of a MemoryStore: JSON, replaced as a whole or not at all. Keys and values that are not UTF-8 are
-// written in hexadecimal under another name.
+// The snapshot file of a MemoryStore: JSON, replaced as a whole or not at all. Keys and values that are not
+// UTF-8 are written in hexadecimal under another name.
 #pragma once
 
 #include <boost/json/array.hpp>
@@ -127,7 +127,9 @@ class MemorySnapshotReader {
       pair.key = bytes(entry, where, "key");
       if (pair.key.empty()) refuse(where + "key: is empty");
       // In order, so that a key cannot be there twice.
-      if (!snapshot.pairs.empty() && pair.key <= snapshot.pairs.back()->key) refuse(where + "key: is out of order");
+      if (!snapshot.pairs.empty() && pair.key <= snapshot.pairs.back()->key) {
+        refuse(where + "key: is out of order");
+      }
       pair.value = bytes(entry, where, "value");
       pair.mod_revision = number(entry, where, "mod_revision", 1, snapshot.revision);
       pair.create_revision = number(entry, where, "create_revision", 1, pair.mod_revision);
@@ -142,7 +144,9 @@ class MemorySnapshotReader {
   using Value = boost::json::value;
   using Object = boost::json::object;
 
-  [[noreturn]] void refuse(const std::string& what) const { fail(errc::bad_snapshot, detail::quoted(file_, 4096) + ": " + what); }
+  [[noreturn]] void refuse(const std::string& what) const {
+    fail(errc::bad_snapshot, detail::quote(file_, 4096) + ": " + what);
+  }
 
   const Object& object(const Value& value, const std::string& where) const {
     if (!value.is_object()) refuse(where + ": expected an object");
@@ -174,8 +178,8 @@ class MemorySnapshotReader {
     if (!value.is_int64()) refuse(where + std::string(name) + ": expected a whole number");
     const std::int64_t result = value.get_int64();
     if (result < least || result > most) {
-      refuse(where + std::string(name) + ": " + std::to_string(result) + " is not between " + std::to_string(least) +
-             " and " + std::to_string(most));
+      refuse(where + std::string(name) + ": " + std::to_string(result) + " is not between " +
+             std::to_string(least) + " and " + std::to_string(most));
     }
     return result;
   }
@@ -199,7 +203,7 @@ inline std::optional<MemorySnapshot> read_memory_snapshot(const std::string& fil
   std::error_code error;
   const std::string text = read_file(file, error);
   if (error == std::errc::no_such_file_or_directory) return std::nullopt;
-  if (error) fail(errc::bad_snapshot, detail::quoted(file, 4096) + ": " + error.message());
+  if (error) fail(errc::bad_snapshot, detail::quote(file, 4096) + ": " + error.message());
   return MemorySnapshotReader(file).read(text);
 }
 

@@ -1,5 +1,5 @@
-// A Store in this process: for tests of services, for programs without an etcd, and as the reference of what a Store
-// does.
+// A Store in this process: for tests of services, for programs without an etcd, and as the reference of what
+// a Store does.
 #pragma once
 
 #include <asio/any_io_executor.hpp>
@@ -25,36 +25,42 @@ inline void validate(const MemoryStoreConfig& config) {
     reject("min_ttl = " + std::to_string(config.min_ttl.count()) + " s: use at least 1 s");
   }
   if (config.max_history == 0) reject("max_history = 0: use at least 1");
-  if (config.limits.writes == 0 || config.limits.bytes == 0) reject("limits: a commit must be able to carry something");
+  if (config.limits.writes == 0 || config.limits.bytes == 0) {
+    reject("limits = 0: a commit must be able to carry something");
+  }
   if (config.snapshot_interval.count() < 0 || config.snapshot_interval > max_duration) {
-    reject("snapshot_interval = " + std::to_string(config.snapshot_interval.count()) + " ms: use 0 ms to 24 h");
+    reject("snapshot_interval = " + std::to_string(config.snapshot_interval.count()) +
+           " ms: use 0 ms to 24 h");
   }
 }
 
-/// Pairs, leases, revisions and watches under etcd's rules, in the memory of this process. Optionally they survive it in a
-/// snapshot file; there, leases get their full TTL again at the start, as after a restart of etcd.
+/// Pairs, leases, revisions and watches under etcd's rules, in the memory of this process. Optionally they
+/// survive it in a snapshot file; there, leases get their full TTL again at the start, as after a restart of
+/// etcd.
 ///
-/// Lives on `executor`: leases that run out are noticed while it runs. A context with unexpired leases has work to do, so its
-/// run() does not return by itself.
-/// Thread safety: all members may be called from any thread.
+/// Lives on `executor`: leases that run out are noticed while it runs. A context with unexpired leases has
+/// work to do, so its run() does not return by itself. Thread safety: all members may be called from any
+/// thread.
 class MemoryStore final : public Store {
  public:
-  /// Throws `invalid_argument`, and `bad_snapshot` for a file that cannot be used: it names the file and what is wrong in
-  /// it, and leaves the file as it is.
+  /// Throws `invalid_argument`, and `bad_snapshot` for a file that cannot be used: it names the file and what
+  /// is wrong in it, and leaves the file as it is.
   explicit MemoryStore(asio::any_io_executor executor, MemoryStoreConfig config = {})
       : MemoryStore(open(executor, std::move(config))) {}
 
-  /// Writes the snapshot file now, on this thread, whatever `snapshot_interval` says; without a file it does nothing. Call it
-  /// before a planned end: destroying the store writes nothing. Throws std::system_error with the system's code.
+  /// Writes the snapshot file now, on this thread, whatever `snapshot_interval` says; without a file it does
+  /// nothing. Call it before a planned end: destroying the store writes nothing. Throws std::system_error
+  /// with the system's code.
   void save() { memory_->save(); }
 
   /// Why the last writing of the snapshot file failed; no error if it did not. Writing is tried again.
   std::error_code save_error() const { return memory_->save_error(); }
 
-  // For tests of your own services: what others, time and the network do to a store. These work while the store is
-  // unavailable, too.
+  // For tests of your own services: what others, time and the network do to a store. These work while the
+  // store is unavailable, too.
 
-  /// Someone else writes a key, whatever is there. Returns the revision. Throws `lease_lost` for an unknown lease.
+  /// Someone else writes a key, whatever is there. Returns the revision. Throws `lease_lost` for an unknown
+  /// lease.
   std::int64_t put(const std::string& key, const std::string& value, std::int64_t lease = 0) {
     return memory_->put(key, value, lease);
   }
@@ -65,19 +71,23 @@ class MemoryStore final : public Store {
   /// A lease runs out now: its keys are deleted. False: it is gone already.
   bool expire(std::int64_t lease) { return memory_->end_lease(lease); }
 
-  /// Forgets the history before `revision`. Throws `compacted` if that has been done, `future_revision` if it is not reached.
+  /// Forgets the history before `revision`. Throws `compacted` if that has been done, `future_revision` if it
+  /// is not reached.
   void compact(std::int64_t revision) { memory_->compact(revision); }
 
   /// Every watch ends with `unavailable`; new ones work.
   void disconnect() { memory_->disconnect(); }
 
-  /// Every call fails with `unavailable` and every watch ends with it, until switched off again. Leases run on.
+  /// Every call fails with `unavailable` and every watch ends with it, until switched off again. Leases run
+  /// on.
   void set_unavailable(bool unavailable) { memory_->set_unavailable(unavailable); }
 
  private:
-  explicit MemoryStore(std::shared_ptr<detail::MemoryBackend> memory) : Store(memory), memory_(std::move(memory)) {}
+  explicit MemoryStore(std::shared_ptr<detail::MemoryBackend> memory)
+      : Store(memory), memory_(std::move(memory)) {}
 
-  static std::shared_ptr<detail::MemoryBackend> open(const asio::any_io_executor& executor, MemoryStoreConfig config) {
+  static std::shared_ptr<detail::MemoryBackend> open(const asio::any_io_executor& executor,
+                                                     MemoryStoreConfig config) {
     validate(config);
     auto memory = std::make_shared<detail::MemoryBackend>(executor, std::move(config));
     memory->start();

@@ -1,5 +1,5 @@
-// What a MemoryStore holds: pairs, leases and the history of changes, under etcd's rules. Plain data: it takes no lock
-// and reads no clock.
+// What a MemoryStore holds: pairs, leases and the history of changes, under etcd's rules. Plain data: it
+// takes no lock and reads no clock.
 #pragma once
 
 #include <algorithm>
@@ -70,7 +70,8 @@ class MemoryTable {
     Page page;
     page.revision = query.revision == 0 ? revision_ : query.revision;
     const auto first = [&query](const auto& map) {
-      return query.after < query.range.begin ? map.lower_bound(query.range.begin) : map.upper_bound(query.after);
+      return query.after < query.range.begin ? map.lower_bound(query.range.begin)
+                                             : map.upper_bound(query.after);
     };
     // The past is the present with the keys that changed since then as they were before their first change.
     std::map<std::string, Pair> past;
@@ -209,13 +210,15 @@ class MemoryTable {
 
  private:
   void check(const std::vector<Write>& writes) const {
-    if (writes.size() > limits_.writes) fail(errc::too_large, std::to_string(writes.size()) + " writes in one commit");
+    if (writes.size() > limits_.writes) {
+      fail(errc::too_large, std::to_string(writes.size()) + " writes in one commit");
+    }
     std::size_t bytes = 0;
     std::unordered_set<std::string_view> keys;
     for (const Write& write : writes) {
       if (write.key.empty()) fail(errc::invalid_argument, "key = \"\": must not be empty");
       if (!keys.insert(write.key).second) {
-        fail(errc::invalid_argument, "key = " + detail::quoted(write.key) + ": more than once in one commit");
+        fail(errc::invalid_argument, "key = " + detail::quote(write.key) + ": more than once in one commit");
       }
       bytes += write.key.size() + (write.value ? write.value->size() : 0);
     }

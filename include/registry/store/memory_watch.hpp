@@ -1,5 +1,5 @@
-// A watch of a MemoryBackend: a position in its history. There is no queue to overflow; a consumer that falls behind the
-// history is told `compacted`.
+// A watch of a MemoryBackend: a position in its history. There is no queue to overflow; a consumer that falls
+// behind the history is told `compacted`.
 #pragma once
 
 #include <asio/awaitable.hpp>
@@ -98,8 +98,8 @@ class MemoryWatch final : public GeneratorSource<Batch> {
 
   /// A new revision. Those that do not concern a watch which is up to date move it on silently.
   void hear(std::int64_t revision, const MemoryTable::Steps& steps) {
-    const bool concerned =
-        std::any_of(steps.begin(), steps.end(), [this](const auto& step) { return range_.contains(step.key()); });
+    const auto inside = [this](const MemoryTable::Step& step) { return range_.contains(step.key()); };
+    const bool concerned = std::any_of(steps.begin(), steps.end(), inside);
     if (next_ == revision && !concerned) {
       ++next_;
     } else if (next_ <= revision) {
@@ -135,10 +135,11 @@ class MemoryWatch final : public GeneratorSource<Batch> {
 
 inline Generator<Batch> MemoryBackend::watch(KeyRange range, std::int64_t from) {
   if (from <= 0) {
-    fail(errc::invalid_argument, "from = " + std::to_string(from) + ": name a revision, such as that of a list plus 1");
+    fail(errc::invalid_argument, "from = " + std::to_string(from) + ": name a revision above 0");
   }
   if (range.begin.empty() || (!range.end.empty() && range.end <= range.begin)) {
-    fail(errc::invalid_argument, "range = [" + detail::quoted(range.begin) + ", " + detail::quoted(range.end) + "): is empty");
+    fail(errc::invalid_argument,
+         "range = [" + detail::quote(range.begin) + ", " + detail::quote(range.end) + "): is empty");
   }
   return Generator<Batch>(std::make_shared<MemoryWatch>(shared_from_this(), std::move(range), from));
 }

@@ -1,5 +1,5 @@
-// Two etcd stubs in one program: starting without a clash in protobuf's descriptor pool, messages that mean the same bytes, and
-// one call path served and called through both.
+// Two etcd stubs in one program: starting without a clash in protobuf's descriptor pool, messages that mean
+// the same bytes, and one call path served and called through both.
 #include <grpcpp/grpcpp.h>
 #include <registry_etcd_messages.pb.h>
 #include <registry_etcd_services.grpc.pb.h>
@@ -42,7 +42,8 @@ int main() {
   builder.RegisterService(&service);
   const std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
   expect(server && port != 0, "the server listens");
-  const auto channel = grpc::CreateChannel("127.0.0.1:" + std::to_string(port), grpc::InsecureChannelCredentials());
+  const auto channel =
+      grpc::CreateChannel("127.0.0.1:" + std::to_string(port), grpc::InsecureChannelCredentials());
 
   {
     grpc::ClientContext context;

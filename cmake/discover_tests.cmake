@@ -1,0 +1,27 @@
+# Run after a test binary is linked: writes a ctest file with one entry for each of its test cases. Unlike doctest's own
+# discovery it copes with semicolons in names, and a name whose own filter finds nothing fails instead of passing.
+# Arguments: BINARY, FOLDER (the prefix and label of its tests), SUPPRESSIONS (of the thread sanitizer), OUT.
+set(sanitizers "ASAN_OPTIONS=halt_on_error=1:detect_leaks=1:detect_stack_use_after_return=1")
+string(APPEND sanitizers ";UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1")
+string(APPEND sanitizers ";TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1:suppressions=${SUPPRESSIONS}")
+
+execute_process(COMMAND "${BINARY}" --list-test-cases --no-colors OUTPUT_VARIABLE output COMMAND_ERROR_IS_FATAL ANY)
+string(REPLACE ";" "\\;" output "${output}")
+string(REPLACE "[" "<open>" output "${output}")  # brackets group the elements of a CMake list
+string(REPLACE "]" "<close>" output "${output}")
+string(REPLACE "\n" ";" lines "${output}")
+
+set(script "")
+foreach(name IN LISTS lines)
+  string(REPLACE "<open>" "[" name "${name}")
+  string(REPLACE "<close>" "]" name "${name}")
+  if(name MATCHES "^(\\[doctest\\]|===)" OR name STREQUAL "")
+    continue()
+  endif()
+  string(REPLACE "," "\\," filter "${name}")
+  string(APPEND script
+    "add_test([==[${FOLDER}: ${name}]==] [==[${BINARY}]==] [==[--test-case=${filter}]==])\n"
+    "set_tests_properties([==[${FOLDER}: ${name}]==] PROPERTIES TIMEOUT 120 LABELS ${FOLDER}\n"
+    "  FAIL_REGULAR_EXPRESSION [==[test cases: +0 ]==] ENVIRONMENT [==[${sanitizers}]==])\n")
+endforeach()
+file(WRITE "${OUT}" "${script}")
