@@ -1,5 +1,6 @@
-// Included before everything in sanitizer builds, so that freed handlers and coroutine frames are really freed and a use
-// after that is seen. Asio 1.22 names two functions without their namespace in this configuration; newer ones do not.
+// Included before everything in sanitizer builds, so that freed handlers and coroutine frames are really
+// freed and a use after that is seen. Asio 1.22 names two functions without their namespace in this
+// configuration; newer ones do not.
 #pragma once
 
 #define ASIO_DISABLE_AWAITABLE_FRAME_RECYCLING 1

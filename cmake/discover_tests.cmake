@@ -2,6 +2,7 @@
 # discovery it copes with semicolons in names, and a name whose own filter finds nothing fails instead of passing.
 # Arguments: BINARY, FOLDER (the prefix and label of its tests), SUPPRESSIONS (of the thread sanitizer), OUT.
 set(sanitizers "ASAN_OPTIONS=halt_on_error=1:detect_leaks=1:detect_stack_use_after_return=1")
+string(APPEND sanitizers ";LSAN_OPTIONS=print_suppressions=0:suppressions=${CMAKE_CURRENT_LIST_DIR}/lsan.supp")
 string(APPEND sanitizers ";UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1")
 string(APPEND sanitizers ";TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1:suppressions=${SUPPRESSIONS}")
 

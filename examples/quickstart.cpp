@@ -1,5 +1,5 @@
-// Three instances of a service come, one changes, one goes; a watcher prints what it sees. Runs on the embedded store, or on
-// etcd: quickstart --etcd 127.0.0.1:2379
+// Three instances of a service come, one changes, one goes; a watcher prints what it sees. Runs on the
+// embedded store, or on etcd: quickstart --etcd 127.0.0.1:2379
 #include <asio/co_spawn.hpp>
 #include <asio/detached.hpp>
 #include <asio/io_context.hpp>
@@ -16,8 +16,8 @@ asio::awaitable<void> watch_users(registry::Generator<registry::ServiceEvent> ev
   while (auto event = co_await events.next()) {
     const auto& user = event->service;
     const bool put = event->type == registry::EventType::Put;
-    std::printf("  [%lld] %-6s %s/%s", static_cast<long long>(event->revision), put ? "PUT" : "DELETE", user.name.c_str(),
-                user.id.c_str());
+    std::printf("  [%lld] %-6s %s/%s", static_cast<long long>(event->revision), put ? "PUT" : "DELETE",
+                user.name.c_str(), user.id.c_str());
     if (put) std::printf(" at %s, version %s", user.endpoints.front().c_str(), user.version.c_str());
     std::printf("\n");
   }
@@ -34,7 +34,8 @@ asio::awaitable<void> run(registry::Registry& reg) {
     user.endpoints = {"grpc://127.0.0.1:900" + std::to_string(i)};
     const auto registration = co_await reg.register_instance(user, 30s);
     std::printf("registered %s at revision %lld, renewed under a lease of %llds\n", registration.id.c_str(),
-                static_cast<long long>(registration.revision), static_cast<long long>(registration.ttl.count()));
+                static_cast<long long>(registration.revision),
+                static_cast<long long>(registration.ttl.count()));
   }
 
   std::printf("one changes\n");

@@ -33,7 +33,8 @@ asio::awaitable<void> report(registry::Generator<registry::RegistrationEvent> ev
   }
 }
 
-asio::awaitable<void> serve(registry::Registry& reg, registry::ServiceInstance self, std::chrono::seconds ttl) {
+asio::awaitable<void> serve(registry::Registry& reg, registry::ServiceInstance self,
+                            std::chrono::seconds ttl) {
   asio::signal_set signals(co_await asio::this_coro::executor, SIGINT, SIGTERM);
   asio::co_spawn(co_await asio::this_coro::executor, report(reg.registration_events()), asio::detached);
   co_await reg.register_instance(self, ttl);

@@ -26,9 +26,10 @@ asio::awaitable<void> print_events(registry::Registry& reg, std::string service)
 
 asio::awaitable<void> run(registry::Registry& reg, std::string service) {
   asio::signal_set signals(co_await asio::this_coro::executor, SIGINT, SIGTERM);
-  asio::co_spawn(co_await asio::this_coro::executor, print_events(reg, service), [](std::exception_ptr error) {
-    if (error) std::rethrow_exception(error);
-  });
+  asio::co_spawn(co_await asio::this_coro::executor, print_events(reg, service),
+                 [](std::exception_ptr error) {
+                   if (error) std::rethrow_exception(error);
+                 });
   co_await signals.async_wait(asio::use_awaitable);
   co_await reg.close();
 }

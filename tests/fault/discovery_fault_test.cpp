@@ -1,4 +1,5 @@
-// A watch and a view through every failure of etcd: right again by themselves, and no change missed in silence.
+// A watch and a view through every failure of etcd: right again by themselves, and no change missed in
+// silence.
 #include <doctest/doctest.h>
 
 #include <chrono>
@@ -29,7 +30,8 @@ Content content(const ServiceView& view) {
   return all;
 }
 
-/// What a consumer that applies the events in order has in the end; fails on a Delete of what was never given.
+/// What a consumer that applies the events in order has in the end; fails on a Delete of what was never
+/// given.
 Content applied(const EventLog& log) {
   Content all;
   for (const auto& event : log.all()) {
@@ -64,7 +66,9 @@ TEST_CASE("discovery: etcd is killed and restarted while watching") {
   CHECK_FALSE(log.error());
 }
 
-TEST_CASE("discovery: compaction while disconnected; the difference is delivered, removals first, marked as resynced") {
+TEST_CASE(
+    "discovery: compaction while disconnected; the difference is delivered, removals first, marked as "
+    "resynced") {
   World world;
   put(world.etcd, "user-1");
   put(world.etcd, "user-2");

@@ -1,4 +1,5 @@
-// A registration through every failure of etcd: the key is there again by itself, or it is known why it is not.
+// A registration through every failure of etcd: the key is there again by itself, or it is known why it is
+// not.
 #include <doctest/doctest.h>
 
 #include <chrono>
@@ -96,7 +97,8 @@ TEST_CASE("registration: someone puts a key without a lease over ours; it is nev
   CHECK(eventually([&] { return has_state(log, RegistrationState::Displaced); }));
   world.run(world.reg.close());
   CHECK(world.etcd.get(key) == "theirs");
-  const auto code = world.run(code_of(Registry(world.store).register_instance(instance("user-service", "user-1"))));
+  const auto code =
+      world.run(code_of(Registry(world.store).register_instance(instance("user-service", "user-1"))));
   CHECK(code == errc::unleased_key);
 }
 
@@ -138,7 +140,9 @@ TEST_CASE("registration: etcd's data is wiped") {
   CHECK_FALSE(key_there(world.etcd));
 }
 
-TEST_CASE("registration: close returns within its bound when etcd cannot be reached, and the key goes with its lease") {
+TEST_CASE(
+    "registration: close returns within its bound when etcd cannot be reached, and the key goes with its "
+    "lease") {
   auto config = quick_config();
   config.close_timeout = 500ms;
   World world(config);

@@ -1,5 +1,5 @@
-// Every public awaitable in every natural form of a call, on both stores: g++ 12 miscompiles some temporaries inside
-// co_await, which the sanitizers of this test would show.
+// Every public awaitable in every natural form of a call, on both stores: g++ 12 miscompiles some temporaries
+// inside co_await, which the sanitizers of this test would show.
 #include <doctest/doctest.h>
 
 #include <chrono>
@@ -19,7 +19,9 @@ namespace {
 std::string name() { return "user-service-with-a-name-that-is-not-small"; }
 std::string id(int i) { return "user-instance-with-an-id-that-is-not-small-" + std::to_string(i); }
 ServiceInstance made(int i) { return instance(name(), id(i)); }
-ServiceFilter filter() { return ServiceFilter().version("v1").metadata("some-metadata-key-of-length", "some-value-of-length"); }
+ServiceFilter filter() {
+  return ServiceFilter().version("v1").metadata("some-metadata-key-of-length", "some-value-of-length");
+}
 std::chrono::seconds ttl() { return 30s; }
 
 asio::awaitable<void> registry_forms(Registry& reg) {

@@ -1,4 +1,5 @@
-// The Connector against real servers: its contracts as a store, its errors, TLS, authentication, several members.
+// The Connector against real servers: its contracts as a store, its errors, TLS, authentication, several
+// members.
 #include <doctest/doctest.h>
 
 #include <chrono>
@@ -121,7 +122,8 @@ TEST_CASE("connector: user and password, a wrong password, and a token that runs
   elsewhere.name_space = "/forbidden";
   Registry denied(connector, elsewhere);
   CHECK(rig::run(pool, code_of(denied.get_service("user-service"))) == errc::permission_denied);
-  CHECK(rig::run(pool, code_of(denied.register_instance(instance("user-service", "user-2")))) == errc::permission_denied);
+  CHECK(rig::run(pool, code_of(denied.register_instance(instance("user-service", "user-2")))) ==
+        errc::permission_denied);
   rig::run(pool, denied.close());
   rig::run(pool, reg.close());
   CHECK_FALSE(etcd.entry(key_of("user-service", "user-1")));
@@ -247,6 +249,7 @@ TEST_CASE("connector: a write whose answer is lost is unknown, one that was not 
   world.gate.pass();
   world.gate.refuse();
   writes[0].key = "/w/2";
-  CHECK(eventually([&] { return world.run(code_of(world.store.backend()->commit(writes))) == errc::unavailable; }));
+  CHECK(eventually(
+      [&] { return world.run(code_of(world.store.backend()->commit(writes))) == errc::unavailable; }));
   CHECK_FALSE(world.etcd.get("/w/2"));
 }

@@ -1,4 +1,5 @@
-// Destroying things in every order, with everything in flight, leaves nothing behind: no crash, no leak, no thread, no watch.
+// Destroying things in every order, with everything in flight, leaves nothing behind: no crash, no leak, no
+// thread, no watch.
 #include <doctest/doctest.h>
 
 #include <algorithm>
@@ -24,8 +25,8 @@ using namespace std::chrono_literals;
 namespace {
 
 std::size_t threads() {
-  return static_cast<std::size_t>(
-      std::distance(std::filesystem::directory_iterator("/proc/self/task"), std::filesystem::directory_iterator()));
+  return static_cast<std::size_t>(std::distance(std::filesystem::directory_iterator("/proc/self/task"),
+                                                std::filesystem::directory_iterator()));
 }
 
 /// Everything a program may hold, all of it at work.
@@ -47,7 +48,8 @@ struct Parts {
     events = std::make_unique<Generator<ServiceEvent>>(reg->watch("user-service"));
     states = std::make_unique<Generator<RegistrationEvent>>(reg->registration_events());
     for (int i = 0; i < 3; ++i) {
-      asio::co_spawn(*io, reg->register_instance(instance("user-service", "user-" + std::to_string(i)), 2s), asio::detached);
+      asio::co_spawn(*io, reg->register_instance(instance("user-service", "user-" + std::to_string(i)), 2s),
+                     asio::detached);
     }
     asio::co_spawn(*io, events->next(), asio::detached);
     asio::co_spawn(*io, states->next(), asio::detached);
@@ -133,7 +135,9 @@ TEST_CASE("lifetime: destroyed from another thread while two threads run, on etc
   from_another_thread(etcd.endpoint(), 100);
 }
 
-TEST_CASE("lifetime: 1,000 rounds of create, use, cancel, destroy leave no coroutine, thread, watch or lease behind") {
+TEST_CASE(
+    "lifetime: 1,000 rounds of create, use, cancel, destroy leave no coroutine, thread, watch or lease "
+    "behind") {
   Etcd etcd;
   asio::io_context io;
   const auto watchers = [&] { return etcd.metric("etcd_debugging_mvcc_watcher_total"); };
@@ -145,12 +149,13 @@ TEST_CASE("lifetime: 1,000 rounds of create, use, cancel, destroy leave no corou
       Registry reg(on, quick_config());
       auto events = reg.watch("user-service");
       auto pending = reg.watch("other-service");
-      asio::cancellation_signal cancel;
+      const auto cancel = std::make_shared<asio::cancellation_signal>();
       asio::co_spawn(co_await asio::this_coro::executor, pending.next(),
-                     asio::bind_cancellation_slot(cancel.slot(), asio::detached));
+                     asio::bind_cancellation_slot(
+                         cancel->slot(), [cancel](std::exception_ptr, std::optional<ServiceEvent>) {}));
       co_await reg.register_instance(instance("user-service", "user-" + std::to_string(number)), 2s);
       co_await events.next();
-      cancel.emit(asio::cancellation_type::terminal);
+      cancel->emit(asio::cancellation_type::terminal);
       if (number % 2 == 0) co_await reg.close();
     };
     rig::run(io, use(store, round));

@@ -109,7 +109,8 @@ TEST_CASE("registry: filters by version and metadata") {
       each.metadata["zone"] = i <= 2 ? "a" : "b";
       on.run(reg.register_instance(each));
     }
-    CHECK(ids(on.run(reg.get_service("user-service", ServiceFilter().version("v2")))) == Strings{"user-2", "user-4"});
+    CHECK(ids(on.run(reg.get_service("user-service", ServiceFilter().version("v2")))) ==
+          Strings{"user-2", "user-4"});
     const auto filter = ServiceFilter().version("v2").metadata("zone", "b");
     CHECK(ids(on.run(reg.get_service("user-service", filter))) == Strings{"user-4"});
     const auto view = on.run(reg.subscribe("user-service", filter));
@@ -244,7 +245,8 @@ TEST_CASE("registry: on_conflict Fail leaves the holder alone") {
     config.on_conflict = ConflictPolicy::Fail;
     Registry second(*on.store, config);
     on.run(first.register_instance(instance("user-service", "user-1")));
-    CHECK(on.run(code_of(second.register_instance(instance("user-service", "user-1", "v2")))) == errc::conflict);
+    CHECK(on.run(code_of(second.register_instance(instance("user-service", "user-1", "v2")))) ==
+          errc::conflict);
     CHECK(on.stored()[0].value == encode(instance("user-service", "user-1")));
     on.run(first.close());
     on.run(second.register_instance(instance("user-service", "user-1", "v2")));
@@ -303,13 +305,15 @@ TEST_CASE("registry: bad input gets a clear error and loses nothing") {
     without_port.endpoints = {"10.0.0.5"};
     refused(reg.register_instance(without_port), "\"10.0.0.5\"");
     refused(reg.register_instance(instance("user-service", "user-2"), -5s), "-5");
-    refused(reg.register_instance(instance("user-service", "user-2"), std::chrono::seconds(99'000'000'000)), "99000000000");
+    refused(reg.register_instance(instance("user-service", "user-2"), std::chrono::seconds(99'000'000'000)),
+            "99000000000");
     refused(reg.get_service(""), "name");
     refused(reg.subscribe("a/b"), "name");
     refused(reg.update_instance(instance("other-service", "user-1")), "user-1");
     CHECK_THROWS_AS(reg.watch("").try_next(), std::system_error);
 
-    CHECK(on.run(code_of(reg.register_instance(instance("user-service", "user-1")))) == errc::already_registered);
+    CHECK(on.run(code_of(reg.register_instance(instance("user-service", "user-1")))) ==
+          errc::already_registered);
     CHECK(on.run(code_of(reg.update_instance(instance("user-service", "user-2")))) == errc::not_registered);
     CHECK(on.run(code_of(reg.deregister("user-2"))) == errc::not_registered);
 

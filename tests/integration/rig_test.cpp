@@ -383,9 +383,7 @@ TEST_CASE("gate: swallow keeps connections and loses bytes") {
   }
   SUBCASE("a client's end is not told") {
     gate.swallow();
-    {
-      const rig::Socket gone = std::move(old);
-    }
+    { const rig::Socket gone = std::move(old); }
     CHECK(rig::eventually([&] { return gate.connections() == 1; }, "the gate sees the client go"));
     std::this_thread::sleep_for(a_while);
     CHECK(server.open() == 2);
@@ -537,7 +535,10 @@ TEST_CASE("gate: between etcdctl and etcd") {
 
 TEST_CASE("eventually is patient, not endless, and forgives a server that is still away") {
   int asked = 0;
-  CHECK(rig::eventually([&] { if (++asked < 3) throw std::runtime_error("not yet"); return true; }));
+  CHECK(rig::eventually([&] {
+    if (++asked < 3) throw std::runtime_error("not yet");
+    return true;
+  }));
   CHECK(!rig::eventually([] { return false; }, "the impossible", 20ms));
 }
 

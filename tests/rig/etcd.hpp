@@ -36,9 +36,9 @@ struct EtcdOptions {
   std::chrono::milliseconds heartbeat{10}, election{100};
   std::chrono::seconds auth_token_ttl{300};
   std::optional<ServerTls> tls = {};
-  std::string root_password = {};        // not empty: enable_auth() once started on an empty store
+  std::string root_password = {};  // not empty: enable_auth() once started on an empty store
   std::vector<EtcdUser> users = {};
-  std::string advertise = {};            // client endpoint told to others (a Gate's); default: our own
+  std::string advertise = {};  // client endpoint told to others (a Gate's); default: our own
   std::chrono::milliseconds ctl_timeout{5000};
   std::string name = "rig", token = "rig";
   std::string cluster = {};  // "name=peer url,..." when there are other members

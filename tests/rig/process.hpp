@@ -20,8 +20,8 @@ struct Output {
 };
 
 struct RunOptions {
-  std::string input = {};                  // its stdin
-  std::vector<std::string> env = {};       // "NAME=value", added to ours
+  std::string input = {};                     // its stdin
+  std::vector<std::string> env = {};          // "NAME=value", added to ours
   std::chrono::milliseconds deadline{30000};  // then it is killed
 };
 

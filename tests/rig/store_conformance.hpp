@@ -505,7 +505,7 @@ inline Task breaks(Rig rig) {
     // The store comes back by itself.
     const auto deadline = std::chrono::steady_clock::now() + patience;
     asio::steady_timer timer(co_await asio::this_coro::executor);
-    while (co_await code_of(all(rig))) {
+    while (const std::error_code away = co_await code_of(all(rig))) {
       if (std::chrono::steady_clock::now() > deadline) throw TooLate();
       timer.expires_after(20ms);
       co_await timer.async_wait(asio::use_awaitable);

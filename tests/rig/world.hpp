@@ -6,11 +6,14 @@
 #include <asio/thread_pool.hpp>
 #include <chrono>
 #include <cstddef>
+#include <cstdio>
+#include <cstdlib>
 #include <exception>
 #include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
+#include <string_view>
 #include <system_error>
 #include <thread>
 #include <utility>
@@ -140,11 +143,22 @@ asio::awaitable<std::string> text_of(asio::awaitable<T> work) {
   co_return std::string();
 }
 
+/// Prints the library's log to stderr when REGISTRY_TEST_LOG is set: for finding out why a test fails.
+inline registry::Observer observer() {
+  struct Printer : registry::Logger {
+    void log(registry::LogLevel, std::string_view text) noexcept override {
+      std::fprintf(stderr, "log: %.*s\n", static_cast<int>(text.size()), text.data());
+    }
+  };
+  if (std::getenv("REGISTRY_TEST_LOG") == nullptr) return registry::Observer();
+  return registry::Observer(std::make_shared<Printer>());
+}
+
 struct World {
   explicit World(registry::RegistryConfig config = quick_config())
       : gate(etcd.endpoint()),
         store(pool.get_executor(), connector_config(gate.endpoint())),
-        reg(store, std::move(config)) {}
+        reg(store, std::move(config), observer()) {}
 
   template <class T>
   T run(asio::awaitable<T> work, std::chrono::milliseconds limit = patience) {

@@ -1,4 +1,5 @@
-// The coroutine vocabulary: wake-ups, hops between executors, scopes and generators, and their destruction in any order.
+// The coroutine vocabulary: wake-ups, hops between executors, scopes and generators, and their destruction in
+// any order.
 #include <doctest/doctest.h>
 
 #include <asio/detached.hpp>
@@ -15,6 +16,7 @@
 #include "registry/async/on.hpp"
 #include "registry/async/signal.hpp"
 #include "registry/async/task_scope.hpp"
+#include "registry/model/errors.hpp"
 
 using namespace registry;
 using namespace registry::detail;
@@ -73,7 +75,8 @@ TEST_CASE("signal: cancelling a wait leaves the signal usable and loses nothing"
   Signal signal;
   asio::cancellation_signal cancel;
   std::exception_ptr error;
-  asio::co_spawn(io, signal.wait(), asio::bind_cancellation_slot(cancel.slot(), [&](std::exception_ptr e) { error = e; }));
+  asio::co_spawn(io, signal.wait(),
+                 asio::bind_cancellation_slot(cancel.slot(), [&](std::exception_ptr e) { error = e; }));
   io.poll();
   cancel.emit(asio::cancellation_type::terminal);
   signal.raise();
@@ -89,7 +92,8 @@ TEST_CASE("signal: a cancellable action instead of an abort keeps the wait going
   int cancelled = 0;
   bool done = false;
   std::function<void()> action = [&] { ++cancelled; };
-  asio::co_spawn(io, signal.wait(action), asio::bind_cancellation_slot(cancel.slot(), [&](std::exception_ptr e) {
+  asio::co_spawn(io, signal.wait(action),
+                 asio::bind_cancellation_slot(cancel.slot(), [&](std::exception_ptr e) {
                    CHECK_FALSE(e);
                    done = true;
                  }));
@@ -136,7 +140,8 @@ TEST_CASE("signal: raises from many threads against cancels and waits") {
     while (!stop) signal.raise();
   });
   auto finished = std::make_shared<std::atomic<bool>>(false);
-  asio::co_spawn(asio::make_strand(pool), loop(signal, woken, stop), [finished](std::exception_ptr) { *finished = true; });
+  asio::co_spawn(asio::make_strand(pool), loop(signal, woken, stop),
+                 [finished](std::exception_ptr) { *finished = true; });
   while (woken < 3000) std::this_thread::yield();
   stop = true;
   raiser.join();
@@ -152,7 +157,8 @@ TEST_CASE("on: results, errors and the caller's executor") {
   const auto caller = std::this_thread::get_id();
   int value = 0;
   std::error_code failure;
-  auto run = [](Home target, int& out, std::error_code& code, std::thread::id expected) -> asio::awaitable<void> {
+  auto run = [](Home target, int& out, std::error_code& code,
+                std::thread::id expected) -> asio::awaitable<void> {
     out = co_await on(target, answer(42));
     CHECK(std::this_thread::get_id() == expected);
     try {
@@ -178,14 +184,39 @@ TEST_CASE("on: cancelling the caller cancels the work on its own thread") {
     asio::cancellation_signal cancel;
     std::atomic<bool> aborted = false;
     const auto strand = asio::make_strand(here);
-    asio::co_spawn(strand, on(home, forever(started, Counted(alive))),
-                   asio::bind_cancellation_slot(cancel.slot(), [&](std::exception_ptr e) { aborted = e != nullptr; }));
+    asio::co_spawn(
+        strand, on(home, forever(started, Counted(alive))),
+        asio::bind_cancellation_slot(cancel.slot(), [&](std::exception_ptr e) { aborted = e != nullptr; }));
     asio::post(strand, [&] { cancel.emit(asio::cancellation_type::terminal); });
     while (!aborted) std::this_thread::yield();
   }
   here.join();
   there.join();
   CHECK(alive == 0);
+}
+
+TEST_CASE("on: a caller that was cancelled before starts no work") {
+  asio::io_context io;
+  const Home home = Home::strand(io.get_executor());
+  asio::cancellation_signal cancel;
+  Signal started;
+  int alive = 0;
+  std::error_code code;
+  auto run = [](Home target, asio::cancellation_signal& own, Signal begun, Counted counted,
+                std::error_code& out) -> asio::awaitable<void> {
+    own.emit(asio::cancellation_type::terminal);
+    try {
+      co_await on(target, forever(begun, counted));
+    } catch (const std::system_error& error) {
+      out = error.code();
+    }
+  };
+  asio::co_spawn(io, run(home, cancel, started, Counted(alive), code),
+                 asio::bind_cancellation_slot(cancel.slot(), [](std::exception_ptr) {}));
+  io.run();
+  CHECK(code == asio::error::operation_aborted);
+  CHECK_FALSE(started.consume());
+  CHECK(is_indeterminate(asio::error::operation_aborted));
 }
 
 TEST_CASE("on: a context that goes away aborts the caller in another context") {
@@ -282,7 +313,8 @@ TEST_CASE("generator: destroying it ends a pending next empty; moved-from genera
   auto box = std::make_shared<Mailbox<int>>();
   auto numbers = std::make_unique<Generator<int>>(box);
   bool empty = false;
-  asio::co_spawn(io, numbers->next(), [&](std::exception_ptr e, std::optional<int> value) { empty = !e && !value; });
+  asio::co_spawn(io, numbers->next(),
+                 [&](std::exception_ptr e, std::optional<int> value) { empty = !e && !value; });
   io.poll();
   Generator<int> moved(std::move(*numbers));
   CHECK(numbers->ended());

@@ -135,7 +135,8 @@ TEST_CASE("committer: an indeterminate failure reaches every writer") {
   f.write("b", "bad");
   f.run();
   CHECK(f.store->sizes.size() == 1);
-  CHECK(f.ends == Lines{"a the write may or may not have been applied", "b the write may or may not have been applied"});
+  CHECK(f.ends == Lines{"a the write may or may not have been applied",
+                        "b the write may or may not have been applied"});
 }
 
 TEST_CASE("committer: a cancelled writer is taken out of the queue; one under way is only forgotten") {

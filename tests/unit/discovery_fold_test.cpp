@@ -35,7 +35,8 @@ std::string drain(EventFold& fold) {
 }  // namespace
 
 TEST_CASE("event fold: every change in order until the queue is full, then the newest of each instance") {
-  const Instance a1 = instance("a", "1"), a2 = instance("a", "2"), b1 = instance("b", "1"), c1 = instance("c", "1");
+  const Instance a1 = instance("a", "1"), a2 = instance("a", "2"), b1 = instance("b", "1"),
+                 c1 = instance("c", "1");
   EventFold fold({}, 4);
   fold.push(change(nullptr, a1, 1));
   fold.push(change(nullptr, b1, 2));
@@ -72,7 +73,9 @@ TEST_CASE("event fold: entering and leaving the filter") {
   CHECK(drain(fold) == "+a1 -a1 ");
 }
 
-TEST_CASE("event fold: a consumer of any speed ends where the table is, and is never told to drop what it has not") {
+TEST_CASE(
+    "event fold: a consumer of any speed ends where the table is, and is never told to drop what it has "
+    "not") {
   const unsigned seed = std::random_device{}();
   MESSAGE("seed " << seed);
   INFO("seed " << seed);

@@ -26,8 +26,8 @@ std::string shown(const std::vector<InstanceChange>& changes) {
   std::string text;
   for (const auto& change : changes) {
     text += (change.before ? change.before->id + change.before->version : "") + ">" +
-            (change.after ? change.after->id + change.after->version : "") + "@" + std::to_string(change.revision) +
-            (change.resynced ? "~ " : " ");
+            (change.after ? change.after->id + change.after->version : "") + "@" +
+            std::to_string(change.revision) + (change.resynced ? "~ " : " ");
   }
   return text;
 }
@@ -35,7 +35,8 @@ std::string shown(const std::vector<InstanceChange>& changes) {
 struct Table : InstanceTable {
   Table() : InstanceTable("svc", KeyLayout("/ns"), Observer()) {}
 
-  std::string list(std::vector<KeyValue> items, std::int64_t revision, bool same_history = true, bool first = false) {
+  std::string list(std::vector<KeyValue> items, std::int64_t revision, bool same_history = true,
+                   bool first = false) {
     begin_list();
     Page page;
     page.items = std::move(items);
@@ -111,5 +112,6 @@ TEST_CASE("table: it knows every key, also those that are no instances") {
   CHECK(table.known() == known);
   table.erase("a/inner", 10);
   table.put(pair("b", 11));
-  CHECK(table.known() == std::vector<std::pair<std::string, std::int64_t>>{{"/ns/svc/a", 2}, {"/ns/svc/b", 11}});
+  CHECK(table.known() ==
+        std::vector<std::pair<std::string, std::int64_t>>{{"/ns/svc/a", 2}, {"/ns/svc/b", 11}});
 }

@@ -46,8 +46,12 @@ class CountingBackend final : public StoreBackend {
     ++watches;
     return behind_->watch(std::move(range), from);
   }
-  asio::awaitable<Committed> commit(std::vector<Write> writes) override { return behind_->commit(std::move(writes)); }
-  asio::awaitable<Lease> grant(std::int64_t id, std::chrono::seconds ttl) override { return behind_->grant(id, ttl); }
+  asio::awaitable<Committed> commit(std::vector<Write> writes) override {
+    return behind_->commit(std::move(writes));
+  }
+  asio::awaitable<Lease> grant(std::int64_t id, std::chrono::seconds ttl) override {
+    return behind_->grant(id, ttl);
+  }
   asio::awaitable<std::chrono::seconds> renew(std::int64_t id, std::chrono::milliseconds timeout) override {
     return behind_->renew(id, timeout);
   }
@@ -68,7 +72,8 @@ class NotingObserver final : public Logger, public Metrics {
   }
 };
 
-ServiceInstance instance(const std::string& id, const std::string& version = "1", const std::string& service = "svc") {
+ServiceInstance instance(const std::string& id, const std::string& version = "1",
+                         const std::string& service = "svc") {
   ServiceInstance made(service, id);
   made.version = version;
   made.endpoints = {"grpc://10.0.0.1:1"};
@@ -96,7 +101,9 @@ struct World {
         home(Home::strand(context.get_executor())),
         directory(std::make_shared<Directory>(backend, keys, quick(), Observer(notes, notes), home)) {}
 
-  std::int64_t put(const ServiceInstance& one) { return store.put(keys.key_of(one.name, one.id), encode(one)); }
+  std::int64_t put(const ServiceInstance& one) {
+    return store.put(keys.key_of(one.name, one.id), encode(one));
+  }
   bool erase(const std::string& id) { return store.erase(keys.key_of("svc", id)); }
   Generator<ServiceEvent> watch(ServiceFilter filter = {}, std::size_t limit = Directory::watch_queue) {
     return Directory::watch(directory, "svc", std::move(filter), limit);
@@ -253,8 +260,13 @@ TEST_CASE("watch: whatever happens to the store, a consumer ends where it is") {
         case 1: revision = world.store.put("/ns/svc/" + id, "bad"); break;
         case 2: world.store.set_unavailable(random() % 2 != 0); break;
         case 3: world.store.disconnect(); break;
-        case 4: try { world.store.compact(revision); } catch (const std::system_error&) {} break;
-        case 5: for (int i = 0; i < 20; ++i) io.poll(); break;
+        case 4: try { world.store.compact(revision);
+          } catch (const std::system_error&) {
+          }
+          break;
+        case 5:
+          for (int i = 0; i < 20; ++i) io.poll();
+          break;
         case 6: take_one(); break;
         default: revision = world.put(instance(id, std::to_string(random() % 2)));
       }
@@ -262,9 +274,10 @@ TEST_CASE("watch: whatever happens to the store, a consumer ends where it is") {
     world.store.set_unavailable(false);
     world.put(instance("end", "0"));
     rig::run(io, rig::until([&] {
-      while (take_one()) {}
-      return consumer.count("end") != 0;
-    }));
+               while (take_one()) {
+               }
+               return consumer.count("end") != 0;
+             }));
     std::vector<ServiceInstance> got, seen;
     for (const auto& [id, one] : consumer) got.push_back(one);
     for (const auto& one : view.snapshot()->instances) seen.push_back(*one);
@@ -309,7 +322,8 @@ TEST_CASE("watch: a bad value is skipped and told, and ends the instance that it
 TEST_CASE("watch: a group is a level of its own") {
   asio::io_context io;
   Local world(io);
-  auto grouped = std::make_shared<Directory>(world.backend, KeyLayout("/ns", "blue"), quick(), Observer(), world.home);
+  auto grouped =
+      std::make_shared<Directory>(world.backend, KeyLayout("/ns", "blue"), quick(), Observer(), world.home);
   world.put(instance("a"));
   world.store.put("/ns/blue/svc/b", encode(instance("b")));
   auto events = Directory::watch(grouped, "svc", {});
@@ -412,11 +426,12 @@ TEST_CASE("view: every copy has its own place, all of them may wait, and a cance
 
   asio::cancellation_signal cancel;
   std::exception_ptr cancelled;
-  asio::co_spawn(io, view.next(), asio::bind_cancellation_slot(cancel.slot(), [&](std::exception_ptr error, auto) {
-                   cancelled = error;
-                 }));
+  asio::co_spawn(io, view.next(),
+                 asio::bind_cancellation_slot(cancel.slot(),
+                                              [&](std::exception_ptr error, auto) { cancelled = error; }));
   std::size_t seen_by_copy = 0, ready = 0;
-  asio::co_spawn(io, copy.next(), [&](std::exception_ptr, auto list) { seen_by_copy = list->instances.size(); });
+  asio::co_spawn(io, copy.next(),
+                 [&](std::exception_ptr, auto list) { seen_by_copy = list->instances.size(); });
   asio::co_spawn(io, copy.wait_ready(2), [&](std::exception_ptr error) { ready = error ? 99 : 1; });
   io.poll();
   cancel.emit(asio::cancellation_type::terminal);
@@ -513,7 +528,8 @@ TEST_CASE("close of the store ends watchers and views as well; what comes later 
 TEST_CASE("read: services and instances, from pages") {
   asio::io_context io;
   Local world(io);
-  for (int i = 0; i < 2500; ++i) world.put(instance("i" + std::to_string(i), i % 2 == 0 ? "even" : "odd", "big"));
+  for (int i = 0; i < 2500; ++i)
+    world.put(instance("i" + std::to_string(i), i % 2 == 0 ? "even" : "odd", "big"));
   for (const char* name : {"a", "a-b", "a.b", "big-er", "zz"}) world.put(instance("x", "1", name));
   world.store.put("/ns/no-service", "1");
   world.store.put("/ns/deep/er/key", "1");
@@ -555,15 +571,17 @@ TEST_CASE("destruction in any order leaves nothing behind and breaks nothing") {
     auto events = std::make_unique<Generator<ServiceEvent>>(world->watch());
     auto unstarted = std::make_unique<Generator<ServiceEvent>>(world->watch());
     CHECK(rig::run(*io, take(*events, 1)) == "+a:1 ");
-    auto view = std::make_unique<ServiceView>(rig::run(*io, Directory::subscribe(world->directory, "svc", {})));
+    auto view =
+        std::make_unique<ServiceView>(rig::run(*io, Directory::subscribe(world->directory, "svc", {})));
     const bool waiting = random() % 2 != 0;
     if (waiting) {
       asio::co_spawn(*io, events->next(), [](std::exception_ptr, auto) {});
       asio::co_spawn(*io, view->wait_ready(7), [](std::exception_ptr) {});
       io->poll();
     }
-    std::vector<std::function<void()>> ends{[&] { events.reset(); }, [&] { unstarted.reset(); }, [&] { view.reset(); },
-                                            [&] { io.reset(); }, [&] { world.reset(); }};
+    std::vector<std::function<void()>> ends{[&] { events.reset(); }, [&] { unstarted.reset(); },
+                                            [&] { view.reset(); }, [&] { io.reset(); },
+                                            [&] { world.reset(); }};
     std::shuffle(ends.begin(), ends.end(), random);
     for (auto& end : ends) {
       end();
@@ -599,7 +617,8 @@ TEST_CASE("threads: watchers, views and writers on a pool, destroyed from other 
     if (i % 50 == 0) world.store.disconnect();
   }
   auto events = world.watch({}, 8);
-  const auto follow_to = [](Generator<ServiceEvent> from, std::string version) -> asio::awaitable<std::string> {
+  const auto follow_to = [](Generator<ServiceEvent> from,
+                            std::string version) -> asio::awaitable<std::string> {
     while (auto event = co_await from.next()) {
       if (event->service.version == version) co_return version;
     }

@@ -69,13 +69,16 @@ class NotingSink final : public RangeSink {
   void end_list(std::int64_t revision) override { log += "end@" + std::to_string(revision) + " "; }
   void apply(Batch batch) override {
     log += "[";
-    for (const auto& change : batch.changes) log += change.kv.key + "=" + std::to_string(change.kv.mod_revision) + " ";
+    for (const auto& change : batch.changes)
+      log += change.kv.key + "=" + std::to_string(change.kv.mod_revision) + " ";
     log += "] ";
   }
   void fresh() override { log += "fresh "; }
   void stale(std::error_code why) override {
-    if (why == errc::unavailable) log += "stale ";
-    else log += "stale(" + why.message() + ") ";
+    if (why == errc::unavailable)
+      log += "stale ";
+    else
+      log += "stale(" + why.message() + ") ";
   }
   std::vector<std::pair<std::string, std::int64_t>> known() override { return keys; }
 };
@@ -93,7 +96,8 @@ Page page(std::int64_t revision, std::vector<std::pair<std::string, std::int64_t
   return made;
 }
 
-Batch batch(std::int64_t head, std::int64_t through, std::vector<std::pair<std::string, std::int64_t>> changes = {}) {
+Batch batch(std::int64_t head, std::int64_t through,
+            std::vector<std::pair<std::string, std::int64_t>> changes = {}) {
   Batch made;
   made.store_id = "s";
   made.head = head;
@@ -131,7 +135,9 @@ struct Stage {
   }
 };
 
-std::exception_ptr error(errc code) { return std::make_exception_ptr(std::system_error(make_error_code(code))); }
+std::exception_ptr error(errc code) {
+  return std::make_exception_ptr(std::system_error(make_error_code(code)));
+}
 
 }  // namespace
 
@@ -188,7 +194,8 @@ TEST_CASE("follow: a compacted watch is listed again at once") {
   stage.store->watches[0]->close(error(errc::compacted));
   stage.watched(2);
   CHECK(stage.store->log == "list@0; watch@8; list@0; watch@91; ");
-  CHECK(stage.sink->log.ends_with("stale(" + make_error_code(errc::compacted).message() + ") begin k/b=80 end@90 "));
+  CHECK(stage.sink->log.ends_with("stale(" + make_error_code(errc::compacted).message() +
+                                  ") begin k/b=80 end@90 "));
   stage.stop();
 }
 
@@ -203,7 +210,8 @@ TEST_CASE("follow: a store restored to an older revision is told as changed and 
   stage.store->watches[1]->push(batch(20, 20));
   stage.watched(3);
   CHECK(stage.store->log == "list@0; watch@71; watch@71; list@0; watch@21; ");
-  CHECK(stage.sink->log.ends_with("stale(" + make_error_code(errc::store_changed).message() + ") begin end@20 "));
+  CHECK(stage.sink->log.ends_with("stale(" + make_error_code(errc::store_changed).message() +
+                                  ") begin end@20 "));
   stage.stop();
 }
 

@@ -58,3 +58,20 @@ TEST_CASE("errc: what may be tried again, and what may have happened all the sam
   CHECK_FALSE(registry::is_retryable({}));
   CHECK_FALSE(registry::is_indeterminate({}));
 }
+
+TEST_CASE("errors: a problem is thrown later with the words it came with, once") {
+  const auto words = [](const std::system_error& error, const std::string& where) {
+    try {
+      registry::detail::Problem(error).raise(where);
+    } catch (const std::system_error& again) {
+      CHECK(again.code() == error.code());
+      return std::string(again.what());
+    }
+  };
+  const std::system_error plain(registry::make_error_code(errc::conflict));
+  const std::system_error told(registry::make_error_code(errc::conflict), "etcd 127.0.0.1:2379: Txn");
+  CHECK(words(plain, "") == "another owner holds the key");
+  CHECK(words(told, "") == "etcd 127.0.0.1:2379: Txn: another owner holds the key");
+  CHECK(words(told, "id = \"a\"") == "id = \"a\": etcd 127.0.0.1:2379: Txn: another owner holds the key");
+  CHECK(words(plain, "id = \"a\"") == "id = \"a\": another owner holds the key");
+}

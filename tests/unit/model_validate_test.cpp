@@ -147,7 +147,7 @@ TEST_CASE("text: what is shown in a message is bounded and harmless") {
   using registry::detail::quote;
   CHECK(quote("a\"b\\c") == "\"a\\\"b\\\\c\"");
   CHECK(quote("\xc2\x9b"
-               "31m") == "\"\\xc2\\x9b31m\"");
+              "31m") == "\"\\xc2\\x9b31m\"");
   CHECK(quote("größe") == "\"größe\"");
   CHECK(quote(std::string(100, 'x'), 5) == "\"xxxxx\"... (100 bytes)");
   CHECK(quote("aé", 2) == "\"a\"... (3 bytes)");

@@ -487,8 +487,9 @@ TEST_CASE("claim: a restored store starts over") {
   }
 }
 
-// A store of one key, two claims and an outsider. Writes are lost, or land late, or land and are not answered; the guards
-// lag and fold. Checked at every write: nobody is evicted but by one write of an explicit claim.
+// A store of one key, two claims and an outsider. Writes are lost, or land late, or land and are not
+// answered; the guards lag and fold. Checked at every write: nobody is evicted but by one write of an
+// explicit claim.
 namespace {
 
 struct Model {
@@ -526,12 +527,12 @@ struct Model {
 
 struct Actor {
   Claim claim{"/s/a", ConflictPolicy::TakeOver};
-  std::set<std::int64_t> mine;     // every lease it ever had
-  std::int64_t current = 0;        // the one it renews
-  int attempt = 0;                 // explicit claims so far
-  std::map<int, int> takes;        // evictions of each
-  bool out = false;                // displaced or refused
-  std::int64_t guard = 0;          // the guard has shown everything up to here
+  std::set<std::int64_t> mine;                        // every lease it ever had
+  std::int64_t current = 0;                           // the one it renews
+  int attempt = 0;                                    // explicit claims so far
+  std::map<int, int> takes;                           // evictions of each
+  bool out = false;                                   // displaced or refused
+  std::int64_t guard = 0;                             // the guard has shown everything up to here
   std::vector<std::pair<registry::Write, int>> late;  // in doubt: may land yet; and of which attempt
 };
 
@@ -599,7 +600,8 @@ class World {
   void observe(Actor& actor) {
     if (actor.guard >= store_.revision) return;
     actor.guard = store_.revision;
-    actor.claim.observed(store_.kv ? &*store_.kv : nullptr, store_.kv && pick(2) == 0 ? store_.kv->mod_revision : store_.revision);
+    actor.claim.observed(store_.kv ? &*store_.kv : nullptr,
+                         store_.kv && pick(2) == 0 ? store_.kv->mod_revision : store_.revision);
   }
 
   void commit(Actor& actor, const registry::Write& write, int attempt, Written* answer) {
@@ -687,7 +689,8 @@ class World {
         check();
       }
     }
-    if (store_.kv && !actors_[0].mine.contains(store_.kv->lease) && !actors_[1].mine.contains(store_.kv->lease)) {
+    if (store_.kv && !actors_[0].mine.contains(store_.kv->lease) &&
+        !actors_[1].mine.contains(store_.kv->lease)) {
       return;  // the outsider has it
     }
     int owners = 0;

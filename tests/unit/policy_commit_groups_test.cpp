@@ -129,7 +129,8 @@ TEST_CASE("commit groups: random: in order for each key, nothing twice, nothing 
     const unsigned what = random() % 3;
     if (what == 0 && added < 5000) {
       ++added;
-      add(groups, added, "k" + std::to_string(random() % 20), static_cast<std::int64_t>(random() % 3), random() % 900);
+      add(groups, added, "k" + std::to_string(random() % 20), static_cast<std::int64_t>(random() % 3),
+          random() % 900);
     } else if (what == 1 && under_way.size() < 2) {
       auto group = groups.next();
       for (const auto& item : group) {
@@ -143,7 +144,8 @@ TEST_CASE("commit groups: random: in order for each key, nothing twice, nothing 
       auto group = std::move(under_way.back());
       under_way.pop_back();
       if (random() % 4 == 0) {
-        for (const auto& item : groups.failed(std::move(group), random() % 2 == 0 ? errc::lease_lost : errc::too_large).failed) {
+        for (const auto& item :
+             groups.failed(std::move(group), random() % 2 == 0 ? errc::lease_lost : errc::too_large).failed) {
           CHECK(newest[item.key] < item.ticket);
           newest[item.key] = item.ticket;
           ++ended;

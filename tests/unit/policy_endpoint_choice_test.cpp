@@ -11,7 +11,8 @@ const EndpointChoice::TimePoint start{1h};
 }
 
 TEST_CASE("endpoint choice: clients spread by their draw and stay with a healthy member") {
-  for (const auto& [draw, expected] : {std::pair(0.0, 0u), std::pair(0.4, 1u), std::pair(0.99, 2u), std::pair(1.0, 2u)}) {
+  for (const auto& [draw, expected] :
+       {std::pair(0.0, 0u), std::pair(0.4, 1u), std::pair(0.99, 2u), std::pair(1.0, 2u)}) {
     EndpointChoice choice(3, draw);
     CHECK(choice.pick(start) == expected);
     choice.succeeded(expected);
@@ -31,15 +32,16 @@ TEST_CASE("endpoint choice: a failing member is left at once, and the others are
 
 TEST_CASE("endpoint choice: with all failing the one that is avoided for the shortest time is used") {
   EndpointChoice choice(2, 0.0);
-  choice.failed(0, start, 1.0);            // until +100 ms
-  choice.failed(1, start + 10ms, 1.0);     // until +110 ms
+  choice.failed(0, start, 1.0);         // until +100 ms
+  choice.failed(1, start + 10ms, 1.0);  // until +110 ms
   CHECK(choice.pick(start + 20ms) == 0);
-  choice.failed(0, start + 100ms, 1.0);    // the second in a row: until +300 ms
+  choice.failed(0, start + 100ms, 1.0);  // the second in a row: until +300 ms
   CHECK(choice.pick(start + 105ms) == 1);
   CHECK(choice.pick(start + 110ms) == 1);
 }
 
-TEST_CASE("endpoint choice: the time doubles with failures in a row, is bounded, and starts over with a success") {
+TEST_CASE(
+    "endpoint choice: the time doubles with failures in a row, is bounded, and starts over with a success") {
   EndpointChoice choice(2, 0.0);
   auto now = start;
   std::chrono::milliseconds previous{0};

@@ -77,13 +77,22 @@ TEST_CASE("watch resume: a restored or replaced store is listed again") {
   CHECK(replaced.batch(batch(200, 200, {}, "other"), start).kind == Kind::Relist);
 }
 
-TEST_CASE("watch resume: a replica that lags right behind a list is no restored store") {
+TEST_CASE(
+    "watch resume: a low head right behind a list is asked about again: the store may have been wiped in "
+    "between") {
   WatchResume resume(1000ms, 30000ms, 600s);
   resume.listed("s", 100, start, 0);
   resume.started();
-  CHECK(resume.batch(batch(97, 97), start).kind == Kind::Ignore);
-  CHECK(resume.next() == 101);
-  CHECK(resume.batch(batch(101, 101, {99, 101}), start).kind == Kind::DeliverFrom);
+  const WatchAction low = resume.batch(batch(3, 3), start);
+  CHECK(low.kind == Kind::Relist);
+  CHECK(low.reason == errc::store_changed);
+  // The first time at once; a replica that keeps lagging is asked less and less often.
+  CHECK(resume.failed(low.reason, start, 0).count() == 0);
+  CHECK(resume.must_list());
+  resume.listed("s", 100, start, 0);
+  resume.started();
+  CHECK(resume.batch(batch(97, 97), start).kind == Kind::Relist);
+  CHECK(resume.failed(errc::store_changed, start, 0).count() > 0);
 }
 
 TEST_CASE("watch resume: far behind is listed, not replayed; but not right after a list") {

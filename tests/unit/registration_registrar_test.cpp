@@ -1,5 +1,5 @@
-// Registrations against a MemoryStore: shared leases, group commits, losses, displacement, removal, and an end in bounded
-// time. Everything runs on two threads.
+// Registrations against a MemoryStore: shared leases, group commits, losses, displacement, removal, and an
+// end in bounded time. Everything runs on two threads.
 #include <doctest/doctest.h>
 
 #include <asio/bind_cancellation_slot.hpp>
@@ -40,9 +40,9 @@ class FaultyBackend final : public StoreBackend {
   explicit FaultyBackend(std::shared_ptr<StoreBackend> inner) : inner_(std::move(inner)) {}
 
   std::atomic<int> lists{0}, watches{0}, commits{0}, writes{0}, grants{0}, renewals{0}, revokes{0};
-  std::atomic<bool> hangs{false};           // nothing is answered
+  std::atomic<bool> hangs{false};             // nothing is answered
   std::atomic<bool> grant_unanswered{false};  // the next grant is granted, but not answered
-  std::atomic<int> lost_in_100{0};          // commits applied but not answered, or not applied and not answered
+  std::atomic<int> lost_in_100{0};  // commits applied but not answered, or not applied and not answered
 
   void poison(std::string key) {
     const std::lock_guard lock(mutex_);
@@ -161,7 +161,8 @@ struct Side {
   Side(asio::thread_pool& threads, MemoryStore& store, RegistryConfig config)
       : home(Home::strand(threads.get_executor())),
         backend(std::make_shared<FaultyBackend>(store.backend())),
-        registrar(std::make_shared<Registrar>(backend, KeyLayout(config.name_space, config.group), config, Observer(), home)),
+        registrar(std::make_shared<Registrar>(backend, KeyLayout(config.name_space, config.group), config,
+                                              Observer(), home)),
         pool(threads) {}
   ~Side() {
     home.post([core = registrar] { core->cancel(); });
@@ -355,7 +356,7 @@ TEST_CASE("registrar: a deleted key is restored under the same lease") {
     CHECK(eventually([&] { return log->copy().size() == 1 + 2 * round; }));
   }
   CHECK(rig.at("/t/s/a")->lease == receipt.lease);
-  CHECK(log->copy()[1] == "a lost (this instance id is not registered here)");
+  CHECK(log->copy()[1] == "a lost (the key was deleted by someone else)");
   CHECK(log->copy()[2] == "a restored");
 }
 
@@ -379,7 +380,8 @@ TEST_CASE("registrar: taken over is final, until registered again") {
   const auto receipt = side.add(instance("a")).get();
   CHECK(rig.at("/t/s/a")->lease == receipt.lease);
   rig.store->put("/t/s/a", "without a lease");
-  CHECK(eventually([&] { return has(log, "a displaced (the key exists without a lease and is never taken over)"); }));
+  CHECK(eventually(
+      [&] { return has(log, "a displaced (the key exists without a lease and is never taken over)"); }));
   side.remove("a");
   CHECK(rig.at("/t/s/a")->value == "without a lease");
   CHECK(error_of([&] { side.add(instance("a")).get(); }) == errc::unleased_key);
@@ -533,7 +535,9 @@ TEST_CASE("registrar: cancelling a registration takes it back") {
   std::promise<std::error_code> ended;
   asio::co_spawn(caller, detail::on(side.home, Registrar::add(side.registrar, instance("a"), 0s)),
                  asio::bind_cancellation_slot(cancel.slot(), [&](std::exception_ptr error, Registration) {
-                   ended.set_value(error_of([&] { if (error) std::rethrow_exception(error); }));
+                   ended.set_value(error_of([&] {
+                     if (error) std::rethrow_exception(error);
+                   }));
                  }));
   CHECK(eventually([&] { return side.backend->grants == 1; }));
   asio::post(caller, [&] { cancel.emit(asio::cancellation_type::terminal); });
@@ -551,7 +555,8 @@ TEST_CASE("registrar: a key that may not be written spoils its lease for nobody 
   side.backend->poison("/t/s/i3");
   // Alone in the end, it is lost with its lease; the others have moved without a loss.
   CHECK(eventually([&] { return has(log, "i3 lost (permission denied)"); }));
-  for (const auto& line : log->copy()) CHECK((line.find("lost") == std::string::npos || line.starts_with("i3")));
+  for (const auto& line : log->copy())
+    CHECK((line.find("lost") == std::string::npos || line.starts_with("i3")));
   for (int i = 0; i < count; ++i) {
     const auto kv = rig.at("/t/s/i" + std::to_string(i));
     if (i == 3) continue;
@@ -594,7 +599,8 @@ TEST_CASE("registrar: a slow consumer gets the newest event of each id") {
   CHECK(a);
 }
 
-TEST_CASE("registrar: commits that are lost or not answered: one key each, no conflict with ourselves, no ghosts") {
+TEST_CASE(
+    "registrar: commits that are lost or not answered: one key each, no conflict with ourselves, no ghosts") {
   const unsigned seed = std::random_device()();
   MESSAGE("seed " << seed);
   Rig rig;
@@ -649,7 +655,8 @@ TEST_CASE("registrar: destroyed in any order") {
       home = Home::strand(pool.get_executor());
       registrar = std::make_shared<Registrar>(store.backend(), KeyLayout("/t"), quick(), Observer(), home);
       events = Registrar::events(registrar);
-      asio::co_spawn(pool, detail::on(home, Registrar::add(registrar, instance("a"), 0s)), asio::use_future).get();
+      asio::co_spawn(pool, detail::on(home, Registrar::add(registrar, instance("a"), 0s)), asio::use_future)
+          .get();
       (void)events->try_next();
     }
     CHECK_FALSE(home.post([] {}));

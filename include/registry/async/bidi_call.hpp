@@ -18,14 +18,15 @@
 
 namespace registry::detail {
 
-/// Reads ahead of its reader by a few messages, then leaves the rest to HTTP/2 flow control. Thread-safe; one reader.
-/// Hold it by a BidiStream.
+/// Reads ahead of its reader by a few messages, then leaves the rest to HTTP/2 flow control. Thread-safe; one
+/// reader. Hold it by a BidiStream.
 template <class Request, class Response>
 class BidiCall final : public Call, public grpc::ClientBidiReactor<Request, Response> {
  public:
   grpc::ClientContext context;
 
-  /// Starts the stream after `context` was bound to a stub method: `stub->async()->Method(&call->context, call.get())`.
+  /// Starts the stream after `context` was bound to a stub method: `stub->async()->Method(&call->context,
+  /// call.get())`.
   void start() {
     this->AddHold();  // released by stop(): reads and writes may start outside of reactions until then
     this->StartRead(&incoming_);

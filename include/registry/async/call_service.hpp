@@ -1,6 +1,6 @@
-// Who owns a gRPC call while gRPC holds on to it. A gRPC thread must neither free a call (the last reference to a channel
-// would make it wait for itself) nor outlive the call's context, so calls belong to a service of that context; when the
-// context is destroyed the service cancels them and waits until gRPC has let go.
+// Who owns a gRPC call while gRPC holds on to it. A gRPC thread must neither free a call (the last reference
+// to a channel would make it wait for itself) nor outlive the call's context, so calls belong to a service of
+// that context; when the context is destroyed the service cancels them and waits until gRPC has let go.
 #pragma once
 
 #include <asio/any_io_executor.hpp>

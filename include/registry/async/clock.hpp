@@ -9,12 +9,13 @@
 
 namespace registry::detail {
 
-/// Time that also passes while the machine sleeps (CLOCK_BOOTTIME): leases run out meanwhile. Only its differences mean
-/// something; not comparable with steady_clock::now().
+/// Time that also passes while the machine sleeps (CLOCK_BOOTTIME): leases run out meanwhile. Only its
+/// differences mean something; not comparable with steady_clock::now().
 inline std::chrono::steady_clock::time_point boot_now() noexcept {
   timespec now{};
   ::clock_gettime(CLOCK_BOOTTIME, &now);
-  return std::chrono::steady_clock::time_point(std::chrono::seconds(now.tv_sec) + std::chrono::nanoseconds(now.tv_nsec));
+  return std::chrono::steady_clock::time_point(std::chrono::seconds(now.tv_sec) +
+                                               std::chrono::nanoseconds(now.tv_nsec));
 }
 
 /// One source of randomness for each core, seeded from the system. Not thread-safe.

@@ -25,10 +25,11 @@ class GeneratorSource {
   virtual void cancel() noexcept = 0;
 };
 
-/// Values over time, for one consumer. Starts at the first call of `next`, `wait` or `try_next`; destroying it cancels what
-/// feeds it, and a pending `next` ends empty. Movable, not copyable.
+/// Values over time, for one consumer. Starts at the first call of `next`, `wait` or `try_next`; destroying
+/// it cancels what feeds it, and a pending `next` ends empty. Movable, not copyable.
 ///
-/// Thread safety: distinct generators may be used from different threads; one generator from one coroutine at a time.
+/// Thread safety: distinct generators may be used from different threads; one generator from one coroutine at
+/// a time.
 template <class T>
 class Generator {
  public:
@@ -46,14 +47,15 @@ class Generator {
   ~Generator() { cancel(); }
 
   /// The next value; empty when the stream has ended. Throws the error that ended it, once.
-  /// Cancellation: throws `operation_aborted`; no value is lost, the next call continues. But `next() || timer` can lose a
-  /// value that arrives together with the timer: use `wait() || timer`, then `try_next()`.
+  /// Cancellation: throws `operation_aborted`; no value is lost, the next call continues. But `next() ||
+  /// timer` can lose a value that arrives together with the timer: use `wait() || timer`, then `try_next()`.
   asio::awaitable<std::optional<T>> next() {
     start();
     return next_from(source_);
   }
 
-  /// Until `try_next` would return a value, throw, or the stream has ended. Consumes nothing; may be cancelled at any time.
+  /// Until `try_next` would return a value, throw, or the stream has ended. Consumes nothing; may be
+  /// cancelled at any time.
   asio::awaitable<void> wait() {
     start();
     return wait_for(source_);

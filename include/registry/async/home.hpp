@@ -14,7 +14,8 @@
 
 namespace registry::detail {
 
-/// Copies share one slot. Thread-safe. Once the context is destroyed `executor()` is empty and `post` does nothing.
+/// Copies share one slot. Thread-safe. Once the context is destroyed `executor()` is empty and `post` does
+/// nothing.
 class Home {
  public:
   Home() : slot_(std::make_shared<ExecutorSlot>()) {}
@@ -40,10 +41,12 @@ class Home {
     return true;
   }
 
-  /// Starts a coroutine there, `end` is its completion handler. When the context is gone both are destroyed here.
+  /// Starts a coroutine there, `end` is its completion handler. When the context is gone both are destroyed
+  /// here.
   template <class T, class End>
   void spawn(asio::awaitable<T> work, End end) const {
-    // The executor is copied here, not in a coroutine frame: a frame of another context may outlive this one's.
+    // The executor is copied here, not in a coroutine frame: a frame of another context may outlive this
+    // one's.
     const auto target = executor();
     if (target) asio::co_spawn(target, std::move(work), std::move(end));
   }

@@ -19,8 +19,8 @@ namespace registry::detail {
 template <class T>
 class Mailbox : public GeneratorSource<T> {
  public:
-  /// `on_start` runs at the first use of the Generator, `on_cancel` when its consumer is gone; both on the consumer's thread.
-  /// Both are released after their use, so they may own what owns the mailbox.
+  /// `on_start` runs at the first use of the Generator, `on_cancel` when its consumer is gone; both on the
+  /// consumer's thread. Both are released after their use, so they may own what owns the mailbox.
   explicit Mailbox(std::function<void()> on_start = {}, std::function<void()> on_cancel = {})
       : on_start_(std::move(on_start)), on_cancel_(std::move(on_cancel)) {}
 

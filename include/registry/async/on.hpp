@@ -5,6 +5,7 @@
 #include <asio/bind_cancellation_slot.hpp>
 #include <asio/cancellation_signal.hpp>
 #include <asio/error.hpp>
+#include <asio/this_coro.hpp>
 #include <exception>
 #include <functional>
 #include <memory>
@@ -18,8 +19,8 @@
 
 namespace registry::detail {
 
-/// The state of one hop. Asio 1.22 would emit a cancellation on the caller's thread while the work runs on another; here it
-/// is posted to where the work runs.
+/// The state of one hop. Asio 1.22 would emit a cancellation on the caller's thread while the work runs on
+/// another; here it is posted to where the work runs.
 template <class T>
 struct Hop {
   using Value = std::conditional_t<std::is_void_v<T>, std::monostate, T>;
@@ -53,10 +54,14 @@ class HopEnd {
   std::shared_ptr<Hop<T>> hop_;
 };
 
-/// Runs `work` on `home` and returns its result. Cancellation is passed on to the work, and its outcome awaited. Throws
-/// `operation_aborted` when the home's context is gone.
+/// Runs `work` on `home` and returns its result. Cancellation is passed on to the work, and its outcome
+/// awaited. Throws `operation_aborted` when the home's context is gone.
 template <class T>
 asio::awaitable<T> on(Home home, asio::awaitable<T> work) {
+  // Cancelled before: the work must not start, because nothing would end it.
+  const auto state = co_await asio::this_coro::cancellation_state;
+  if (state.cancelled() != asio::cancellation_type::none)
+    throw std::system_error(asio::error::operation_aborted);
   auto hop = std::make_shared<Hop<T>>();
   home.spawn(std::move(work), asio::bind_cancellation_slot(hop->cancel.slot(), HopEnd<T>(hop)));
   std::function<void()> cancel = [home, hop] {

@@ -1,5 +1,6 @@
-// A wake-up call between threads: any thread raises it, one coroutine waits for it. It holds nothing of Asio, so it may
-// be raised from a gRPC thread, and destroyed, before or after the context of the coroutine that waited.
+// A wake-up call between threads: any thread raises it, one coroutine waits for it. It holds nothing of Asio,
+// so it may be raised from a gRPC thread, and destroyed, before or after the context of the coroutine that
+// waited.
 #pragma once
 
 #include <asio/associated_cancellation_slot.hpp>
@@ -23,8 +24,8 @@
 
 namespace registry::detail {
 
-/// Copies share one state. A raised signal stays raised until one wait has consumed it; a wake-up may be spurious, so
-/// waiters look at what they wait for again. Thread-safe; one waiter at a time.
+/// Copies share one state. A raised signal stays raised until one wait has consumed it; a wake-up may be
+/// spurious, so waiters look at what they wait for again. Thread-safe; one waiter at a time.
 class Signal {
  public:
   Signal() : state_(std::make_shared<State>()) {}
@@ -40,7 +41,8 @@ class Signal {
   /// Waits until raised. Cancellation ends the wait with `operation_aborted`.
   asio::awaitable<void> wait() const { return wait_on(state_, nullptr); }
 
-  /// Waits until raised, whatever happens: cancellation calls `on_cancel` (on the thread that cancels) and the wait goes on.
+  /// Waits until raised, whatever happens: cancellation calls `on_cancel` (on the thread that cancels) and
+  /// the wait goes on.
   asio::awaitable<void> wait(std::function<void()> on_cancel) const {
     return wait_on(state_, std::move(on_cancel));
   }
@@ -112,8 +114,8 @@ class Signal {
       const std::lock_guard lock(state->mutex);
       const std::uint64_t ticket = ++state->ticket;
       if (slot.is_connected()) {
-        slot.assign([weak = std::weak_ptr<State>(state), ticket, action = std::move(on_cancel)](
-                        asio::cancellation_type type) {
+        slot.assign([weak = std::weak_ptr<State>(state), ticket,
+                     action = std::move(on_cancel)](asio::cancellation_type type) {
           if (type == asio::cancellation_type::none) return;
           if (action) {
             action();

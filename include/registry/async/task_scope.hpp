@@ -14,13 +14,14 @@
 
 namespace registry::detail {
 
-/// Not thread-safe: everything is called on the home's strand. Destroying a scope cancels nothing and waits for nothing:
-/// its coroutines own the core, so a core with running coroutines is never destroyed.
+/// Not thread-safe: everything is called on the home's strand. Destroying a scope cancels nothing and waits
+/// for nothing: its coroutines own the core, so a core with running coroutines is never destroyed.
 class TaskScope {
  public:
   explicit TaskScope(Home home) : home_(std::move(home)), state_(std::make_shared<State>()) {}
 
-  /// Starts `work`; does nothing once cancelled. Work ends by returning or by cancellation; it throws nothing else.
+  /// Starts `work`; does nothing once cancelled. Work ends by returning or by cancellation; it throws nothing
+  /// else.
   void spawn(asio::awaitable<void> work) {
     if (state_->cancelled) return;
     const auto task = state_->tasks.emplace(state_->tasks.end());
@@ -34,8 +35,8 @@ class TaskScope {
   /// Cancels what runs, and whatever would be started later.
   void cancel() {
     if (std::exchange(state_->cancelled, true)) return;
-    // A task that ends at once erases itself: walk with the next one in hand. Ends are posted, never inline, but a task
-    // may start or end others.
+    // A task that ends at once erases itself: walk with the next one in hand. Ends are posted, never inline,
+    // but a task may start or end others.
     const auto state = state_;
     for (auto task = state->tasks.begin(); task != state->tasks.end();) {
       (task++)->emit(asio::cancellation_type::terminal);

@@ -17,8 +17,8 @@
 
 namespace registry::detail {
 
-/// A unary call with everything gRPC needs for as long as it lasts. Fill in `context` and `request`, then `run_unary`. The
-/// request is shared, so that a retry copies nothing.
+/// A unary call with everything gRPC needs for as long as it lasts. Fill in `context` and `request`, then
+/// `run_unary`. The request is shared, so that a retry copies nothing.
 template <class Request, class Response>
 class UnaryCall final : public Call {
  public:
@@ -36,8 +36,9 @@ class UnaryCall final : public Call {
   Signal done_;
 };
 
-/// Runs the call and returns when gRPC has let go of it; `call->status` tells how it went. `start(call, on_done)` hands it to
-/// a stub's callback method. Cancellation cancels the call and throws `operation_aborted`, unless the answer was there first.
+/// Runs the call and returns when gRPC has let go of it; `call->status` tells how it went. `start(call,
+/// on_done)` hands it to a stub's callback method. Cancellation cancels the call and throws
+/// `operation_aborted`, unless the answer was there first.
 template <class Request, class Response, class Start>
 asio::awaitable<void> run_unary(std::shared_ptr<UnaryCall<Request, Response>> call, Start start) {
   CallService::begin(call, co_await asio::this_coro::executor);

@@ -1,6 +1,7 @@
-// What Asio owns of our waiting: every suspended wait, and every executor a long-lived object keeps, belongs to one
-// service of the execution context it runs on. When the context is destroyed the service destroys the waits and empties
-// the executors, so objects of ours may outlive their context and be destroyed in any order.
+// What Asio owns of our waiting: every suspended wait, and every executor a long-lived object keeps, belongs
+// to one service of the execution context it runs on. When the context is destroyed the service destroys the
+// waits and empties the executors, so objects of ours may outlive their context and be destroyed in any
+// order.
 #pragma once
 
 #include <asio/any_io_executor.hpp>
@@ -102,7 +103,8 @@ class WaitService : public asio::execution_context::service {
         slot->executor = asio::any_io_executor();
       }
     }
-    // First all are made unreachable, then all are destroyed: a destroyed frame may raise the signal of another.
+    // First all are made unreachable, then all are destroyed: a destroyed frame may raise the signal of
+    // another.
     for (WaitOp* each = op; each != nullptr; each = each->next_) each->detach();
     while (op != nullptr) {
       const std::unique_ptr<WaitOp> owner(std::exchange(op, op->next_));

@@ -34,9 +34,12 @@ class Directory : public std::enable_shared_from_this<Directory> {
   /// How long subscribe() waits for the first list.
   static constexpr std::chrono::milliseconds subscribe_patience{3000};
 
-  Directory(std::shared_ptr<StoreBackend> backend, KeyLayout layout, const RegistryConfig& config, Observer observer,
-            Home home)
-      : backend_(std::move(backend)), layout_(std::move(layout)), observer_(std::move(observer)), home_(std::move(home)) {
+  Directory(std::shared_ptr<StoreBackend> backend, KeyLayout layout, const RegistryConfig& config,
+            Observer observer, Home home)
+      : backend_(std::move(backend)),
+        layout_(std::move(layout)),
+        observer_(std::move(observer)),
+        home_(std::move(home)) {
     follow_.backoff_first = config.retry_interval;
     follow_.backoff_max = config.max_retry_interval;
   }
@@ -67,8 +70,8 @@ class Directory : public std::enable_shared_from_this<Directory> {
   }
 
   /// Events from the first `next()` on. Any thread.
-  static Generator<ServiceEvent> watch(const std::shared_ptr<Directory>& core, std::string name, ServiceFilter filter,
-                                       std::size_t queue_limit = watch_queue) {
+  static Generator<ServiceEvent> watch(const std::shared_ptr<Directory>& core, std::string name,
+                                       ServiceFilter filter, std::size_t queue_limit = watch_queue) {
     auto queue = std::make_shared<EventQueue>(std::move(filter), queue_limit);
     // Weak both ways: a generator keeps neither the core alive nor itself.
     queue->on_gone(sweeper(core, name));
@@ -91,7 +94,8 @@ class Directory : public std::enable_shared_from_this<Directory> {
 
   /// Resolves when the first list is loaded. Throws the last real error if that takes longer than `patience`,
   /// at once if trying again is no use.
-  static asio::awaitable<ServiceView> subscribe(std::shared_ptr<Directory> core, std::string name, ServiceFilter filter,
+  static asio::awaitable<ServiceView> subscribe(std::shared_ptr<Directory> core, std::string name,
+                                                ServiceFilter filter,
                                                 std::chrono::milliseconds patience = subscribe_patience) {
     const auto deadline = std::chrono::steady_clock::now() + patience;
     auto view = std::make_shared<ViewState>(std::move(filter));
@@ -136,7 +140,8 @@ class Directory : public std::enable_shared_from_this<Directory> {
     };
   }
 
-  static asio::awaitable<void> attach(std::shared_ptr<Directory> core, std::string name, std::shared_ptr<ViewState> view) {
+  static asio::awaitable<void> attach(std::shared_ptr<Directory> core, std::string name,
+                                      std::shared_ptr<ViewState> view) {
     if (core->closed_) fail(errc::closed);
     core->followed(name).add(view);
     co_return;

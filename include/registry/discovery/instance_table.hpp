@@ -25,7 +25,9 @@ namespace registry::detail {
 class InstanceTable {
  public:
   InstanceTable(std::string service, const KeyLayout& layout, const Observer& observer)
-      : service_(std::move(service)), prefix_(layout.service_range(service_).begin), reader_(layout, observer) {}
+      : service_(std::move(service)),
+        prefix_(layout.service_range(service_).begin),
+        reader_(layout, observer) {}
 
   void begin_list() { listed_.clear(); }
 
@@ -67,7 +69,8 @@ class InstanceTable {
       auto& list = after ? written : changes;
       list.emplace_back(std::move(before), std::move(after), fresh->mod_revision, !first);
     }
-    changes.insert(changes.end(), std::make_move_iterator(written.begin()), std::make_move_iterator(written.end()));
+    changes.insert(changes.end(), std::make_move_iterator(written.begin()),
+                   std::make_move_iterator(written.end()));
     {
       const std::lock_guard lock(mutex_);
       entries_.swap(listed_);
@@ -85,7 +88,8 @@ class InstanceTable {
     std::vector<Entry> read_entries;
     read_entries.reserve(batch.changes.size());
     for (const Change& change : batch.changes) {
-      read_entries.push_back(change.deleted ? Entry() : read(change.kv));  // calls the observer: no lock is held
+      read_entries.push_back(change.deleted ? Entry()
+                                            : read(change.kv));  // calls the observer: no lock is held
     }
     const std::lock_guard lock(mutex_);
     for (std::size_t i = 0; i < read_entries.size(); ++i) {
@@ -130,7 +134,8 @@ class InstanceTable {
     snapshot->as_of = as_of_;
     if (any) snapshot->instances.reserve(entries_.size());
     for (const Entry& entry : entries_) {
-      if (entry.valid && (any || filter.matches(*entry.instance))) snapshot->instances.push_back(entry.instance);
+      if (entry.valid && (any || filter.matches(*entry.instance)))
+        snapshot->instances.push_back(entry.instance);
     }
     return snapshot;
   }
@@ -138,7 +143,8 @@ class InstanceTable {
  private:
   // Everything but the id, which orders the set, may change in place.
   struct Entry {
-    mutable std::shared_ptr<const ServiceInstance> instance;  // never null in the set; has only its id if not valid
+    mutable std::shared_ptr<const ServiceInstance>
+        instance;  // never null in the set; has only its id if not valid
     mutable std::int64_t mod_revision = 0;
     mutable bool valid = false;
   };

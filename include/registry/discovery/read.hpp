@@ -20,8 +20,9 @@ namespace registry::detail {
 /// How often a list that was overtaken by a compaction between two pages is begun anew.
 inline constexpr int read_attempts = 3;
 
-inline asio::awaitable<std::vector<ServiceInstance>> read_service(std::shared_ptr<StoreBackend> backend, KeyRange range,
-                                                                  ValueReader reader, ServiceFilter filter) {
+inline asio::awaitable<std::vector<ServiceInstance>> read_service(std::shared_ptr<StoreBackend> backend,
+                                                                  KeyRange range, ValueReader reader,
+                                                                  ServiceFilter filter) {
   std::vector<ServiceInstance> instances;
   ListQuery first(std::move(range));
   first.limit = FollowConfig().page_size;
@@ -49,7 +50,8 @@ inline asio::awaitable<std::vector<ServiceInstance>> read_service(std::shared_pt
 
 /// The names of all services that have a key of an instance. The rest of a service is skipped where a page
 /// ends in it.
-inline asio::awaitable<std::vector<std::string>> read_services(std::shared_ptr<StoreBackend> backend, KeyLayout layout) {
+inline asio::awaitable<std::vector<std::string>> read_services(std::shared_ptr<StoreBackend> backend,
+                                                               KeyLayout layout) {
   ListQuery first(layout.all_range());
   first.limit = 256;
   first.keys_only = true;
@@ -67,7 +69,8 @@ inline asio::awaitable<std::vector<std::string>> read_services(std::shared_ptr<S
         query = Following::behind(*query, page, store_id);
         if (!query) break;
         // The end of a service's range is no instance's key, so "behind it" misses nothing.
-        if (const auto key = layout.parse(query->after)) query->after = layout.service_range(key->service).end;
+        if (const auto key = layout.parse(query->after))
+          query->after = layout.service_range(key->service).end;
       }
       co_return std::vector<std::string>(names.begin(), names.end());
     } catch (const std::system_error& error) {

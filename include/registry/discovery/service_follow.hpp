@@ -28,8 +28,8 @@ class ServiceFollow final : public RangeSink {
         tasks_(std::move(home)) {}
 
   /// Runs follow() for this service.
-  static void start(const std::shared_ptr<ServiceFollow>& self, std::shared_ptr<StoreBackend> backend, KeyRange range,
-                    FollowConfig config, Observer observer) {
+  static void start(const std::shared_ptr<ServiceFollow>& self, std::shared_ptr<StoreBackend> backend,
+                    KeyRange range, FollowConfig config, Observer observer) {
     self->tasks_.spawn(
         follow(std::move(backend), std::move(range), std::move(config), std::move(observer), self));
   }

@@ -20,7 +20,8 @@ namespace registry::detail {
 /// ten seconds.
 class ValueReader {
  public:
-  ValueReader(KeyLayout layout, Observer observer) : layout_(std::move(layout)), observer_(std::move(observer)) {}
+  ValueReader(KeyLayout layout, Observer observer)
+      : layout_(std::move(layout)), observer_(std::move(observer)) {}
 
   /// The instance of a pair; null if its value is bad, or if its key is not that of an instance (which is
   /// nobody's fault).

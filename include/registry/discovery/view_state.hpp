@@ -44,10 +44,12 @@ class ViewState {
   void changed(const std::vector<InstanceChange>& changes, bool all) {
     for (const InstanceChange& change : changes) {
       if (all) break;
-      all = (change.before && filter_.matches(*change.before)) || (change.after && filter_.matches(*change.after));
+      all = (change.before && filter_.matches(*change.before)) ||
+            (change.after && filter_.matches(*change.after));
     }
     if (!all) return;
-    version_.fetch_add(1, std::memory_order_release);  // the table is written before: who sees the version sees the table
+    version_.fetch_add(
+        1, std::memory_order_release);  // the table is written before: who sees the version sees the table
     wake();
   }
 

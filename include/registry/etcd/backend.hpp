@@ -12,9 +12,14 @@
 
 #include "registry/etcd/calls.hpp"
 #include "registry/etcd/watch_hub.hpp"
+#include "registry/store/check_commit.hpp"
 #include "registry/store/store.hpp"
 
 namespace registry::etcd::detail {
+
+/// 127 guarded writes fit beside their outer transaction into etcd's 128 operations; its requests may
+/// have 1.5 MiB.
+inline Limits commit_limits() { return Limits(127, 1024 * 1024); }
 
 inline KeyValue take_pair(pb::KeyValue& from) {
   KeyValue pair;
@@ -26,8 +31,8 @@ inline KeyValue take_pair(pb::KeyValue& from) {
   return pair;
 }
 
-/// One guarded write: IF mod_revision(key) is what we expect THEN write ELSE read who stands there. A mod_revision of 0 means
-/// that the key is absent.
+/// One guarded write: IF mod_revision(key) is what we expect THEN write ELSE read who stands there. A
+/// mod_revision of 0 means that the key is absent.
 inline void fill_guarded(pb::TxnRequest& txn, Write& write) {
   auto& guard = *txn.add_compare();
   guard.set_result(pb::Compare::EQUAL);
@@ -47,9 +52,13 @@ inline void fill_guarded(pb::TxnRequest& txn, Write& write) {
 
 inline Written take_written(pb::TxnResponse& answer) {
   Written written;
-  written.applied = answer.succeeded();
-  if (!written.applied && answer.responses_size() == 1) {
-    auto& found = *answer.mutable_responses(0)->mutable_response_range()->mutable_kvs();
+  if (answer.responses_size() != 1) return written;
+  auto& response = *answer.mutable_responses(0);
+  if (answer.succeeded()) {
+    // Deleting what is absent holds its guard and changes nothing: that counts as refused.
+    written.applied = !response.has_response_delete_range() || response.response_delete_range().deleted() > 0;
+  } else {
+    auto& found = *response.mutable_response_range()->mutable_kvs();
     if (!found.empty()) written.found = take_pair(found[0]);
   }
   return written;
@@ -73,8 +82,8 @@ inline asio::awaitable<Page> list(ConnectionPtr connection, ListQuery query) {
     co_return page;
   }
   pb::RangeResponse answer = co_await range(connection, range_request(query));
-  // A read of the newest revision that goes back is a stale one, unless asking again shows the same: then the cluster was
-  // restored or wiped.
+  // A read of the newest revision that goes back is a stale one, unless asking again shows the same: then the
+  // cluster was restored or wiped.
   if (query.revision == 0 && !query.local &&
       connection->goes_back(answer.header().cluster_id(), answer.header().revision())) {
     answer = co_await range(connection, range_request(query));
@@ -89,6 +98,7 @@ inline asio::awaitable<Page> list(ConnectionPtr connection, ListQuery query) {
 }
 
 inline asio::awaitable<Committed> commit(ConnectionPtr connection, std::vector<Write> writes) {
+  registry::detail::check_commit(writes, commit_limits());
   pb::TxnRequest request;
   const bool nested = writes.size() != 1;
   for (auto& write : writes) {
@@ -101,9 +111,11 @@ inline asio::awaitable<Committed> commit(ConnectionPtr connection, std::vector<W
     committed.results.push_back(take_written(answer));
   } else {
     committed.results.reserve(writes.size());
-    for (auto& each : *answer.mutable_responses()) committed.results.push_back(take_written(*each.mutable_response_txn()));
+    for (auto& each : *answer.mutable_responses())
+      committed.results.push_back(take_written(*each.mutable_response_txn()));
   }
-  if (committed.results.size() != writes.size()) fail(errc::protocol_error, "etcd: Txn: the answer lacks results");
+  if (committed.results.size() != writes.size())
+    fail(errc::protocol_error, "etcd: Txn: the answer lacks results");
   co_return committed;
 }
 
@@ -129,8 +141,7 @@ class Backend final : public StoreBackend {
 
   asio::any_io_executor get_executor() const noexcept override { return connection_->executor.executor(); }
 
-  /// 127 guarded writes fit beside their outer transaction into etcd's 128 operations; its requests may have 1.5 MiB.
-  Limits limits() const noexcept override { return Limits(127, 1024 * 1024); }
+  Limits limits() const noexcept override { return commit_limits(); }
 
   asio::awaitable<Page> list(ListQuery query) override { return detail::list(connection_, std::move(query)); }
   asio::awaitable<Committed> commit(std::vector<Write> writes) override {
@@ -144,7 +155,9 @@ class Backend final : public StoreBackend {
   }
   asio::awaitable<void> revoke(std::int64_t id) override { return detail::revoke(connection_, id); }
   Generator<Batch> watch(KeyRange range, std::int64_t from) override {
-    if (from <= 0) fail(errc::invalid_argument, "from = " + std::to_string(from) + ": list first, then watch its revision + 1");
+    if (from <= 0)
+      fail(errc::invalid_argument,
+           "from = " + std::to_string(from) + ": list first, then watch its revision + 1");
     return detail::watch(connection_, std::move(range), from);
   }
 

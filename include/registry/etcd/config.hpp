@@ -12,8 +12,9 @@
 
 namespace registry::etcd {
 
-/// Files in PEM format. Empty `ca_file`: the system's authorities. `cert_file` and `key_file` go together, for mutual TLS.
-/// `server_name`: the name to expect in the servers' certificates instead of the endpoint's own.
+/// Files in PEM format. Empty `ca_file`: the system's authorities. `cert_file` and `key_file` go together,
+/// for mutual TLS. `server_name`: the name to expect in the servers' certificates instead of the endpoint's
+/// own.
 struct Tls {
   std::string ca_file, cert_file, key_file, server_name;
 
@@ -31,8 +32,8 @@ struct ConnectorConfig {
   /// Empty: no authentication.
   std::string username, password;
   std::optional<Tls> tls;
-  /// HTTP/2 pings while calls are open. A server closes connections that ping more often than every 5 s, so at least 6 s.
-  /// Zero: no pings, and a peer that silently went away is only noticed by timeouts.
+  /// HTTP/2 pings while calls are open. A server closes connections that ping more often than every 5 s, so
+  /// at least 6 s. Zero: no pings, and a peer that silently went away is only noticed by timeouts.
   std::chrono::milliseconds ping_interval{10000};
   std::chrono::milliseconds ping_timeout{3000};
 
@@ -41,11 +42,13 @@ struct ConnectorConfig {
 
 namespace detail {
 
-[[noreturn]] inline void reject(const std::string& field, const std::string& value, const std::string& advice) {
+[[noreturn]] inline void reject(const std::string& field, const std::string& value,
+                                const std::string& advice) {
   registry::detail::fail(errc::invalid_argument, field + " = " + value + ": " + advice);
 }
 
-inline void check_duration(const char* field, std::chrono::milliseconds value, std::chrono::milliseconds least) {
+inline void check_duration(const char* field, std::chrono::milliseconds value,
+                           std::chrono::milliseconds least) {
   if (value < least || value > std::chrono::hours(24)) {
     reject(field, std::to_string(value.count()) + " ms",
            "use a value between " + std::to_string(least.count()) + " ms and 24 hours");
@@ -57,10 +60,12 @@ inline void check_duration(const char* field, std::chrono::milliseconds value, s
 /// Throws `invalid_argument` that names the field and the value.
 inline void validate(const ConnectorConfig& config) {
   using registry::detail::quote;
-  if (config.endpoints.empty()) detail::reject("endpoints", "[]", "name at least one, such as \"127.0.0.1:2379\"");
+  if (config.endpoints.empty())
+    detail::reject("endpoints", "[]", "name at least one, such as \"127.0.0.1:2379\"");
   for (const auto& text : config.endpoints) {
     const auto endpoint = parse_endpoint(text);
-    const bool known = endpoint && (endpoint->scheme.empty() || endpoint->scheme == "http" || endpoint->scheme == "https");
+    const bool known =
+        endpoint && (endpoint->scheme.empty() || endpoint->scheme == "http" || endpoint->scheme == "https");
     if (!known || !endpoint->query.empty()) {
       detail::reject("endpoints", quote(text), "use host:port, http://host:port or https://host:port");
     }
@@ -68,7 +73,8 @@ inline void validate(const ConnectorConfig& config) {
       detail::reject("endpoints", quote(text), "is plain text but tls is set: use https:// or no scheme");
     }
     if (endpoint->scheme == "https" && !config.tls) {
-      detail::reject("endpoints", quote(text), "wants TLS: set tls, if only to Tls() for the system's authorities");
+      detail::reject("endpoints", quote(text),
+                     "wants TLS: set tls, if only to Tls() for the system's authorities");
     }
   }
   detail::check_duration("dial_timeout", config.dial_timeout, std::chrono::milliseconds(1));
@@ -81,7 +87,8 @@ inline void validate(const ConnectorConfig& config) {
     detail::reject("username", "\"\"", "is empty but a password is set");
   }
   if (config.tls && config.tls->cert_file.empty() != config.tls->key_file.empty()) {
-    detail::reject("tls.cert_file", quote(config.tls->cert_file), "needs tls.key_file, and the other way round");
+    detail::reject("tls.cert_file", quote(config.tls->cert_file),
+                   "needs tls.key_file, and the other way round");
   }
 }
 

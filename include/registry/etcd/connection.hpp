@@ -1,5 +1,5 @@
-// What all calls of one Connector share: the members of the cluster and the choice among them, the calls in flight, and the
-// end of it all.
+// What all calls of one Connector share: the members of the cluster and the choice among them, the calls in
+// flight, and the end of it all.
 #pragma once
 
 #include <atomic>

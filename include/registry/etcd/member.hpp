@@ -22,8 +22,8 @@ namespace registry::etcd::detail {
 
 using registry::detail::Signal;
 
-/// A token is kept for each endpoint: simple tokens live in one member's memory and run out there by themselves. Guarded by
-/// the connection's mutex, except the stubs, which are thread-safe.
+/// A token is kept for each endpoint: simple tokens live in one member's memory and run out there by
+/// themselves. Guarded by the connection's mutex, except the stubs, which are thread-safe.
 struct Member {
   std::string address;  // host:port
   std::unique_ptr<rpc::KV::Stub> kv;
@@ -55,7 +55,8 @@ inline std::string read_pem(const char* field, const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
   if (!file || text.empty()) {
-    registry::detail::fail(errc::tls_failed, std::string("tls.") + field + " = " + registry::detail::quote(path) +
+    registry::detail::fail(errc::tls_failed, std::string("tls.") + field + " = " +
+                                                 registry::detail::quote(path) +
                                                  ": cannot be read, or is empty");
   }
   return text;
@@ -72,10 +73,11 @@ inline std::shared_ptr<grpc::ChannelCredentials> make_credentials(const Connecto
 
 inline int milliseconds_of(std::chrono::milliseconds value) { return static_cast<int>(value.count()); }
 
-/// One channel for each endpoint: gRPC cannot check the certificates of several addresses behind one name, and we choose the
-/// endpoint ourselves.
-inline std::shared_ptr<grpc::Channel> make_channel(const ConnectorConfig& config, const std::string& address,
-                                                   const std::shared_ptr<grpc::ChannelCredentials>& credentials) {
+/// One channel for each endpoint: gRPC cannot check the certificates of several addresses behind one name,
+/// and we choose the endpoint ourselves.
+inline std::shared_ptr<grpc::Channel> make_channel(
+    const ConnectorConfig& config, const std::string& address,
+    const std::shared_ptr<grpc::ChannelCredentials>& credentials) {
   grpc::ChannelArguments args;
   args.SetMaxReceiveMessageSize(-1);  // a catch-up answer of a watch may exceed gRPC's 4 MiB
   args.SetMaxSendMessageSize(-1);     // the server's own limit answers with a clear error

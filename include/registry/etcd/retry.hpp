@@ -1,5 +1,5 @@
-// How a call to etcd is carried through: choose a member, have a token, try, judge, and try elsewhere while that is safe and
-// there is time.
+// How a call to etcd is carried through: choose a member, have a token, try, judge, and try elsewhere while
+// that is safe and there is time.
 #pragma once
 
 #include <grpcpp/client_context.h>
@@ -27,7 +27,8 @@ using registry::detail::quote;
 using registry::detail::run_unary;
 using registry::detail::UnaryCall;
 
-/// What a repeated call does. Only calls that are safe to repeat are repeated when it is unknown whether they took effect.
+/// What a repeated call does. Only calls that are safe to repeat are repeated when it is unknown whether they
+/// took effect.
 enum class Effect {
   Repeatable,  ///< reads, and writes that are idempotent by their form
   Once,        ///< writes: in doubt, they end with outcome_unknown
@@ -52,7 +53,8 @@ struct Try {
 
   Try() {}
 
-  /// Metadata and deadline of a call. `hasleader`: a member that lost its leader refuses at once instead of hanging.
+  /// Metadata and deadline of a call. `hasleader`: a member that lost its leader refuses at once instead of
+  /// hanging.
   void prepare(grpc::ClientContext& context) const {
     prepare_unbounded(context);
     const auto left = deadline - std::chrono::steady_clock::now();
@@ -85,9 +87,10 @@ class AuthenticationTurn {
   std::size_t member_;
 };
 
-/// Sees to it that the member has a token if one is needed. One Authenticate at a time for each member: it costs the server
-/// 50 ms of hashing.
-inline asio::awaitable<std::optional<Failure>> authenticate(std::shared_ptr<Connection> connection, std::size_t member,
+/// Sees to it that the member has a token if one is needed. One Authenticate at a time for each member: it
+/// costs the server 50 ms of hashing.
+inline asio::awaitable<std::optional<Failure>> authenticate(std::shared_ptr<Connection> connection,
+                                                            std::size_t member,
                                                             std::chrono::steady_clock::time_point deadline) {
   using Clock = Connection::Clock;
   if (connection->config.username.empty()) co_return std::nullopt;
@@ -112,7 +115,8 @@ inline asio::awaitable<std::optional<Failure>> authenticate(std::shared_ptr<Conn
     if (turn == Turn::Done || turn == Turn::Refused) co_return refusal;
     if (turn == Turn::Ours) break;
     co_await turn_over.wait_until(deadline);
-    if (Clock::now() >= deadline) co_return Failure(grpc::Status(grpc::StatusCode::DEADLINE_EXCEEDED, "authenticating"));
+    if (Clock::now() >= deadline)
+      co_return Failure(grpc::Status(grpc::StatusCode::DEADLINE_EXCEEDED, "authenticating"));
   }
 
   const AuthenticationTurn our_turn(connection, member);
@@ -162,16 +166,16 @@ inline void note_failure(Connection& connection, const Try& attempt, const Failu
   if (failure.verdict.code == errc::invalid_token) forget_token(connection, attempt.member, attempt.token);
 }
 
-[[noreturn]] inline void give_up(Connection& connection, const char* what, std::size_t member, const Failure& failure,
-                                 Effect effect) {
+[[noreturn]] inline void give_up(Connection& connection, const char* what, std::size_t member,
+                                 const Failure& failure, Effect effect) {
   if (connection.closed()) fail(errc::closed, "the etcd connector is closed");
   const bool in_doubt = effect == Effect::Once && failure.verdict.may_be_applied;
   fail(in_doubt ? errc::outcome_unknown : failure.verdict.code,
        "etcd " + connection.member(member).address + ": " + what + ": " + quote(failure.text, 300));
 }
 
-/// Runs `attempt(try)` until it succeeds. `attempt` returns an awaitable grpc::Status and keeps its own result. Throws the
-/// last failure when it is final or the time is over.
+/// Runs `attempt(try)` until it succeeds. `attempt` returns an awaitable grpc::Status and keeps its own
+/// result. Throws the last failure when it is final or the time is over.
 template <class Attempt>
 asio::awaitable<void> persist(std::shared_ptr<Connection> connection, const char* what, Effect effect,
                               std::chrono::milliseconds timeout, Attempt attempt) {
@@ -205,7 +209,8 @@ asio::awaitable<void> persist(std::shared_ptr<Connection> connection, const char
     const bool safe = effect == Effect::Repeatable || !failure->verdict.may_be_applied;
     const bool once_around = tries % connection->size() == 0;
     const auto rest = once_around ? pause.next(connection->draw()) : std::chrono::milliseconds(0);
-    if (connection->closed() || !failure->verdict.retry || !safe || token_again || Clock::now() + rest >= deadline) {
+    if (connection->closed() || !failure->verdict.retry || !safe || token_again ||
+        Clock::now() + rest >= deadline) {
       give_up(*connection, what, now.member, *failure, effect);
     }
     if (rest.count() > 0) co_await registry::detail::sleep_for(rest);
@@ -228,14 +233,17 @@ class UnaryAttempt {
   }
 
  private:
-  static asio::awaitable<grpc::Status> run(std::shared_ptr<Connection> connection, std::shared_ptr<const Request> request,
+  static asio::awaitable<grpc::Status> run(std::shared_ptr<Connection> connection,
+                                           std::shared_ptr<const Request> request,
                                            std::shared_ptr<Response> response, Start start, Try now) {
     auto call = std::make_shared<UnaryCall<Request, Response>>();
     call->request = std::move(request);
     now.prepare(call->context);
     const InFlight in_flight(connection, call);
     Member* const member = &connection->member(now.member);
-    const auto start_there = [member, start](auto& running, auto done) { start(*member, running, std::move(done)); };
+    const auto start_there = [member, start](auto& running, auto done) {
+      start(*member, running, std::move(done));
+    };
     co_await run_unary(call, start_there);
     if (call->status.ok()) *response = std::move(call->response);
     co_return call->status;
@@ -249,8 +257,8 @@ class UnaryAttempt {
 
 /// A unary call with everything around it.
 template <class Response, class Request, class Start>
-asio::awaitable<Response> unary(std::shared_ptr<Connection> connection, const char* what, Effect effect, Request request,
-                                std::chrono::milliseconds timeout, Start start) {
+asio::awaitable<Response> unary(std::shared_ptr<Connection> connection, const char* what, Effect effect,
+                                Request request, std::chrono::milliseconds timeout, Start start) {
   auto shared = std::make_shared<const Request>(std::move(request));
   auto response = std::make_shared<Response>();
   UnaryAttempt<Request, Response, Start> attempt(connection, std::move(shared), response, std::move(start));
@@ -260,8 +268,8 @@ asio::awaitable<Response> unary(std::shared_ptr<Connection> connection, const ch
 
 /// The same, within the time that the connection allows for a call.
 template <class Response, class Request, class Start>
-asio::awaitable<Response> unary(std::shared_ptr<Connection> connection, const char* what, Effect effect, Request request,
-                                Start start) {
+asio::awaitable<Response> unary(std::shared_ptr<Connection> connection, const char* what, Effect effect,
+                                Request request, Start start) {
   const auto timeout = connection->config.request_timeout;
   return unary<Response>(std::move(connection), what, effect, std::move(request), timeout, std::move(start));
 }

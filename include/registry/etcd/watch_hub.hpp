@@ -34,17 +34,21 @@ struct Watcher {
   Watcher(KeyRange keys, std::int64_t from) : range(std::move(keys)), assembly(from) {}
 };
 
-/// One stream and its watchers. A hub whose stream has ended, or whose token no longer does for new watches, takes no more of
-/// them: the next one opens the next hub, and those that run are not disturbed.
+/// One stream and its watchers. A hub whose stream has ended, or whose token no longer does for new watches,
+/// takes no more of them: the next one opens the next hub, and those that run are not disturbed.
 struct WatchHub {
-  std::shared_ptr<WatchStream::Reactor> stream;         // set while it is open
+  std::shared_ptr<WatchStream::Reactor> stream;  // set while it is open
   bool accepting = true;
-  std::deque<std::shared_ptr<Watcher>> waiting;         // for the stream to open
-  std::deque<std::shared_ptr<Watcher>> creating;        // sent; the answers come in this order and carry no other hint
+  std::deque<std::shared_ptr<Watcher>> waiting;  // for the stream to open
+  std::deque<std::shared_ptr<Watcher>>
+      creating;  // sent; the answers come in this order and carry no other hint
   std::unordered_map<std::int64_t, std::shared_ptr<Watcher>> running;
 
   bool idle() const { return waiting.empty() && creating.empty() && running.empty(); }
 };
+
+/// Batches that may wait for the consumer of one watch.
+inline constexpr std::size_t max_unread = 1024;
 
 inline void send_create(WatchHub& hub, const std::shared_ptr<Watcher>& watcher) {
   pb::WatchRequest request;
@@ -65,11 +69,13 @@ inline void send_cancel(WatchHub& hub, std::int64_t id) {
 }
 
 inline std::exception_ptr watch_error(const Member& member, errc code, const std::string& text) {
-  return std::make_exception_ptr(std::system_error(make_error_code(code), "etcd " + member.address + ": Watch: " + text));
+  return std::make_exception_ptr(
+      std::system_error(make_error_code(code), "etcd " + member.address + ": Watch: " + text));
 }
 
 inline std::exception_ptr closed_error() {
-  return std::make_exception_ptr(std::system_error(make_error_code(errc::closed), "the etcd connector is closed"));
+  return std::make_exception_ptr(
+      std::system_error(make_error_code(errc::closed), "the etcd connector is closed"));
 }
 
 /// Ends every watcher of a hub, also when its coroutine is destroyed.
@@ -113,7 +119,8 @@ inline std::vector<Change> take_changes(pb::WatchResponse& message) {
 }
 
 /// The answer to the oldest create that is open.
-inline void on_created(Connection& connection, const Try& opened, WatchHub& hub, const pb::WatchResponse& message) {
+inline void on_created(Connection& connection, const Try& opened, WatchHub& hub,
+                       const pb::WatchResponse& message) {
   if (hub.creating.empty()) return;
   const auto watcher = std::move(hub.creating.front());
   hub.creating.pop_front();
@@ -124,7 +131,8 @@ inline void on_created(Connection& connection, const Try& opened, WatchHub& hub,
       hub.accepting = false;
       forget_token(connection, opened.member, opened.token);
     }
-    watcher->out->close(watch_error(connection.member(opened.member), failure.verdict.code, quote(failure.text, 300)));
+    watcher->out->close(
+        watch_error(connection.member(opened.member), failure.verdict.code, quote(failure.text, 300)));
     return;
   }
   watcher->id = message.watch_id();
@@ -137,7 +145,8 @@ inline void on_created(Connection& connection, const Try& opened, WatchHub& hub,
   watcher->out->push(std::move(first));
 }
 
-inline void on_canceled(Connection& connection, const Try& opened, WatchHub& hub, const pb::WatchResponse& message) {
+inline void on_canceled(Connection& connection, const Try& opened, WatchHub& hub,
+                        const pb::WatchResponse& message) {
   const auto found = hub.running.find(message.watch_id());
   if (found == hub.running.end()) return;
   const auto watcher = std::move(found->second);
@@ -152,7 +161,7 @@ inline void on_canceled(Connection& connection, const Try& opened, WatchHub& hub
   watcher->out->close(watch_error(connection.member(opened.member), code, text));
 }
 
-inline void on_answer(WatchHub& hub, pb::WatchResponse& message) {
+inline void on_answer(Connection& connection, const Try& opened, WatchHub& hub, pb::WatchResponse& message) {
   const auto found = hub.running.find(message.watch_id());
   if (found == hub.running.end()) return;
   Watcher& watcher = *found->second;
@@ -163,6 +172,12 @@ inline void on_answer(WatchHub& hub, pb::WatchResponse& message) {
   if (!batch) return;
   batch->store_id = std::to_string(message.header().cluster_id());
   watcher.out->push(std::move(*batch));
+  if (watcher.out->size() < max_unread) return;
+  // The others on the stream must not wait for this one, and the queue must not grow for ever.
+  watcher.out->close(watch_error(connection.member(opened.member), errc::unavailable,
+                                 "its consumer fell behind; resume after the last batch"));
+  send_cancel(hub, watcher.id);
+  hub.running.erase(found);
 }
 
 /// Opens the stream and passes on what comes, until it breaks or nobody is left.
@@ -194,14 +209,15 @@ inline asio::awaitable<void> run_hub(ConnectionPtr connection, std::shared_ptr<W
       } else if (message->canceled()) {
         on_canceled(*connection, opened, *hub, *message);
       } else {
-        on_answer(*hub, *message);
+        on_answer(*connection, opened, *hub, *message);
       }
     }
   }
   if (!failure) co_return;
   note_failure(*connection, opened, *failure);
   if (failure->text.empty()) failure->text = "the stream ended";
-  end.error = watch_error(connection->member(opened.member), failure->verdict.code, quote(failure->text, 300));
+  end.error =
+      watch_error(connection->member(opened.member), failure->verdict.code, quote(failure->text, 300));
 }
 
 /// On the home.
@@ -246,11 +262,12 @@ inline void detach(const std::shared_ptr<Watcher>& watcher) {
 /// A watch as a Generator: attached at its first use, detached when its consumer is gone.
 inline Generator<Batch> watch(const ConnectionPtr& connection, KeyRange range, std::int64_t from) {
   auto watcher = std::make_shared<Watcher>(std::move(range), from);
-  // The mailbox owns the watcher through its callbacks, the hub owns both; the watcher owns the mailbox: the cycle is cut
-  // when the generator goes away (its callbacks are then released).
+  // The mailbox owns the watcher through its callbacks, the hub owns both; the watcher owns the mailbox: the
+  // cycle is cut when the generator goes away (its callbacks are then released).
   const Home home = connection->home;
   auto start = [connection, watcher] {
-    if (!connection->home.post([connection, watcher] { attach(connection, watcher); })) watcher->out->close(closed_error());
+    if (!connection->home.post([connection, watcher] { attach(connection, watcher); }))
+      watcher->out->close(closed_error());
   };
   auto stop = [home, watcher] { home.post([watcher] { detach(watcher); }); };
   watcher->out = std::make_shared<registry::detail::Mailbox<Batch>>(std::move(start), std::move(stop));

@@ -28,15 +28,15 @@ namespace registry {
 
 /// Registers instances and follows services in a Store.
 ///
-/// It borrows the store's backend and runs on its executor; it starts no thread. Instances stay registered, renewed and
-/// guarded, until `deregister`, `close`, or the end of the Registry. Destroying it only cancels: the keys then go away with
-/// their leases, within the TTL. `co_await close()` takes them away at once.
+/// It borrows the store's backend and runs on its executor; it starts no thread. Instances stay registered,
+/// renewed and guarded, until `deregister`, `close`, or the end of the Registry. Destroying it only cancels:
+/// the keys then go away with their leases, within the TTL. `co_await close()` takes them away at once.
 ///
-/// Thread safety: every member may be called from any thread; awaitables resume on the caller's executor. The Registry, the
-/// store and the execution context may be destroyed in any order.
-/// Errors: std::system_error with registry::errc. Invalid arguments name the field and the value. `is_retryable` and
-/// `is_indeterminate` say what a caller may conclude.
-/// Cancellation: every awaitable can be cancelled and then throws `operation_aborted`.
+/// Thread safety: every member may be called from any thread; awaitables resume on the caller's executor. The
+/// Registry, the store and the execution context may be destroyed in any order. Errors: std::system_error
+/// with registry::errc. Invalid arguments name the field and the value. `is_retryable` and `is_indeterminate`
+/// say what a caller may conclude. Cancellation: every awaitable can be cancelled and then throws
+/// `operation_aborted`.
 class Registry {
  public:
   /// Throws `invalid_argument` for a bad setting.
@@ -52,11 +52,12 @@ class Registry {
     return *this;
   }
 
-  /// Registers an instance under a lease and keeps it registered: renewed, restored when it was lost, for as long as the
-  /// Registry lives. Returns when the key is stored. A `ttl` of zero means `default_ttl`; the store may grant more.
-  /// Errors: `invalid_argument`; `already_registered` (ids are unique in a Registry); `conflict` or `unleased_key` when
-  /// another owner holds the key (see RegistryConfig::on_conflict); what went wrong last when the store cannot be reached.
-  /// After an error or a cancellation the instance is not registered: a write that is still under way is taken back.
+  /// Registers an instance under a lease and keeps it registered: renewed, restored when it was lost, for as
+  /// long as the Registry lives. Returns when the key is stored. A `ttl` of zero means `default_ttl`; the
+  /// store may grant more. Errors: `invalid_argument`; `already_registered` (ids are unique in a Registry);
+  /// `conflict` or `unleased_key` when another owner holds the key (see RegistryConfig::on_conflict); what
+  /// went wrong last when the store cannot be reached. After an error or a cancellation the instance is not
+  /// registered: a write that is still under way is taken back.
   asio::awaitable<Registration> register_instance(ServiceInstance instance, std::chrono::seconds ttl = {}) {
     return add(core_, std::move(instance), ttl);
   }
@@ -64,23 +65,30 @@ class Registry {
   /// Stores a new version, metadata, status or endpoints of a registered instance under the same lease.
   /// Errors: `invalid_argument` (also for another service under the same id), `not_registered`, `displaced`.
   /// After a cancellation the new value is stored in the background.
-  asio::awaitable<void> update_instance(ServiceInstance instance) { return update(core_, std::move(instance)); }
+  asio::awaitable<void> update_instance(ServiceInstance instance) {
+    return update(core_, std::move(instance));
+  }
 
-  /// Takes an instance away, unless its key belongs to another owner by now. Errors: `not_registered`; when the store cannot
-  /// be reached, what went wrong: the instance is given up all the same, and goes away with its lease at the latest.
+  /// Takes an instance away, unless its key belongs to another owner by now. Errors: `not_registered`; when
+  /// the store cannot be reached, what went wrong: the instance is given up all the same, and goes away with
+  /// its lease at the latest.
   asio::awaitable<void> deregister(std::string instance_id) { return remove(core_, std::move(instance_id)); }
 
-  /// The instances of a service, read from the store now; ordered by id. Bad values are skipped, counted and logged.
-  asio::awaitable<std::vector<ServiceInstance>> get_service(std::string name, ServiceFilter filter = ServiceFilter()) {
+  /// The instances of a service, read from the store now; ordered by id. Bad values are skipped, counted and
+  /// logged.
+  asio::awaitable<std::vector<ServiceInstance>> get_service(std::string name,
+                                                            ServiceFilter filter = ServiceFilter()) {
     return get(core_, std::move(name), std::move(filter));
   }
 
   /// The names of all services that have an instance, sorted; read from the store now.
-  asio::awaitable<std::vector<std::string>> list_services() { return detail::Directory::list_services(core_->directory); }
+  asio::awaitable<std::vector<std::string>> list_services() {
+    return detail::Directory::list_services(core_->directory);
+  }
 
-  /// The events of a service: first a Put for each instance there, then every change, in order, once. Goes on through
-  /// every failure of the store. A consumer that falls behind by more than a thousand events gets them folded, the newest for
-  /// each instance, marked `resynced`. Throws `invalid_argument` for a bad name.
+  /// The events of a service: first a Put for each instance there, then every change, in order, once. Goes on
+  /// through every failure of the store. A consumer that falls behind by more than a thousand events gets
+  /// them folded, the newest for each instance, marked `resynced`. Throws `invalid_argument` for a bad name.
   Generator<ServiceEvent> watch(std::string name, ServiceFilter filter = ServiceFilter()) {
     validate_service_name(name);
     return detail::Directory::watch(core_->directory, std::move(name), std::move(filter));
@@ -94,8 +102,9 @@ class Registry {
   /// What becomes of our registrations: the current states first, then every change. Any number of consumers.
   Generator<RegistrationEvent> registration_events() { return detail::Registrar::events(core_->registrar); }
 
-  /// Takes all instances away, revokes their leases and ends every coroutine and generator; within `close_timeout`, also when
-  /// the store cannot be reached. Idempotent: a second call returns when the first is done.
+  /// Takes all instances away, revokes their leases and ends every coroutine and generator; within
+  /// `close_timeout`, also when the store cannot be reached. Idempotent: a second call returns when the first
+  /// is done.
   asio::awaitable<void> close() { return detail::on(core_->home, close_here(core_)); }
 
  private:
@@ -130,7 +139,8 @@ class Registry {
   static asio::awaitable<Registration> add(CorePtr core, ServiceInstance instance, std::chrono::seconds ttl) {
     validate(instance);
     validate_ttl(ttl);
-    co_return co_await detail::on(core->home, detail::Registrar::add(core->registrar, std::move(instance), ttl));
+    co_return co_await detail::on(core->home,
+                                  detail::Registrar::add(core->registrar, std::move(instance), ttl));
   }
 
   static asio::awaitable<void> update(CorePtr core, ServiceInstance instance) {
@@ -142,7 +152,8 @@ class Registry {
     co_await detail::on(core->home, detail::Registrar::remove(core->registrar, std::move(id)));
   }
 
-  static asio::awaitable<std::vector<ServiceInstance>> get(CorePtr core, std::string name, ServiceFilter filter) {
+  static asio::awaitable<std::vector<ServiceInstance>> get(CorePtr core, std::string name,
+                                                           ServiceFilter filter) {
     validate_service_name(name);
     co_return co_await detail::Directory::get(core->directory, std::move(name), std::move(filter));
   }

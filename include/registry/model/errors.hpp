@@ -17,6 +17,7 @@ enum class errc {
   closed,                   ///< the object was closed, or its store was destroyed
   conflict,                 ///< another owner holds the key
   unleased_key,             ///< the key exists without a lease; such a key is never taken
+  key_deleted,              ///< the key was deleted by someone else
   displaced,                ///< another owner took our key over; final until registered again
   lease_lost,               ///< the lease expired or was revoked
   lease_exists,             ///< a lease with the wanted id exists already
@@ -54,6 +55,7 @@ constexpr std::string_view errc_message(errc code) noexcept {
     case errc::closed: return "closed";
     case errc::conflict: return "another owner holds the key";
     case errc::unleased_key: return "the key exists without a lease and is never taken over";
+    case errc::key_deleted: return "the key was deleted by someone else";
     case errc::displaced: return "another owner has taken the key over";
     case errc::lease_lost: return "the lease expired or was revoked";
     case errc::lease_exists: return "a lease with this id exists already";
@@ -128,10 +130,14 @@ inline bool is_retryable(std::error_code code) noexcept {
 }
 
 /// Whether a failed write may have been applied all the same. True for outcome_unknown, and for a write that
-/// its caller cancelled (std::errc::operation_canceled): it may be on its way. Every other code of this
+/// its caller cancelled (operation_aborted): it may be on its way. Every other code of this
 /// library says that nothing was applied.
 inline bool is_indeterminate(std::error_code code) noexcept {
-  return code == errc::outcome_unknown || code == std::errc::operation_canceled;
+  // Asio's own category does not compare with the standard conditions.
+  const bool aborted = code == std::errc::operation_canceled ||
+                       (code.value() == static_cast<int>(std::errc::operation_canceled) &&
+                        std::string_view(code.category().name()) == "asio.system");
+  return aborted || code == errc::outcome_unknown;
 }
 
 namespace detail {
@@ -142,6 +148,35 @@ namespace detail {
 }
 
 [[noreturn]] inline void fail(errc code) { throw std::system_error(make_error_code(code)); }
+
+/// An error code with the words it came with, kept to be thrown later.
+struct Problem : std::error_code {
+  std::string words;
+
+  Problem() {}
+  Problem(std::error_code code) : std::error_code(code) {}        // NOLINT: stands for a code
+  Problem(errc code) : std::error_code(make_error_code(code)) {}  // NOLINT
+  explicit Problem(const std::system_error& error) : std::error_code(error.code()), words(error.what()) {
+    // what() ends with the code's message, which will be added again.
+    const std::string tail = ": " + message();
+    if (words.size() >= tail.size() && words.compare(words.size() - tail.size(), tail.size(), tail) == 0) {
+      words.resize(words.size() - tail.size());
+    } else if (words == message()) {
+      words.clear();
+    }
+  }
+
+  void clear() noexcept {
+    std::error_code::clear();
+    words.clear();
+  }
+
+  [[noreturn]] void raise(const std::string& where = {}) const {
+    const std::string joint = where.empty() || words.empty() ? "" : ": ";
+    if (where.empty() && words.empty()) throw std::system_error(*this);
+    throw std::system_error(*this, where + joint + words);
+  }
+};
 
 }  // namespace detail
 }  // namespace registry

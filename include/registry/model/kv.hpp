@@ -1,6 +1,6 @@
 // What travels between the library and a Store: keys, values, leases, guarded writes, batches of changes.
-// Plain data without behaviour. Every type has a user-written constructor because g++ 12 miscompiles aggregate
-// temporaries inside `co_await`.
+// Plain data without behaviour. Every type has a user-written constructor because g++ 12 miscompiles
+// aggregate temporaries inside `co_await`.
 #pragma once
 
 #include <chrono>
@@ -49,7 +49,8 @@ struct Lease {
   Lease(std::int64_t lease_id, std::chrono::seconds granted) : id(lease_id), ttl(granted) {}
 };
 
-/// One page of a list. Pages after the first repeat the first page's revision and name the last key seen in `after`.
+/// One page of a list. Pages after the first repeat the first page's revision and name the last key seen in
+/// `after`.
 struct ListQuery {
   KeyRange range;
   std::string after;          ///< only keys behind this one; empty: from the start of the range

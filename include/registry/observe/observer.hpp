@@ -1,5 +1,5 @@
-// What the library tells the application about itself: log lines and counters, through interfaces the application
-// implements. By default nothing is told to anyone.
+// What the library tells the application about itself: log lines and counters, through interfaces the
+// application implements. By default nothing is told to anyone.
 #pragma once
 
 #include <memory>
@@ -15,8 +15,8 @@ enum class LogLevel { Debug, Info, Warning, Error };
 class Logger {
  public:
   virtual ~Logger() = default;
-  /// `text` is one line of UTF-8 without a line end, and valid only during the call. It may quote text from the network or
-  /// the store: never use it as a format.
+  /// `text` is one line of UTF-8 without a line end, and valid only during the call. It may quote text from
+  /// the network or the store: never use it as a format.
   virtual void log(LogLevel level, std::string_view text) noexcept = 0;
 };
 

@@ -1,6 +1,6 @@
-// Who owns the key of one instance, decided without I/O: what is wanted, what was answered and what was seen of the key go
-// in, the next guarded write comes out. Every fact carries the revision it was true at, so answers and observations may
-// arrive in any order.
+// Who owns the key of one instance, decided without I/O: what is wanted, what was answered and what was seen
+// of the key go in, the next guarded write comes out. Every fact carries the revision it was true at, so
+// answers and observations may arrive in any order.
 #pragma once
 
 #include <algorithm>
@@ -36,10 +36,10 @@ struct ClaimAction {
   explicit ClaimAction(Kind what) : kind(what) {}
 };
 
-/// The claim of one key. The first claim after desire() may take the key over from another lease, by one compare-and-swap;
-/// every later claim only creates the key or renews what is ours, so a zombie never evicts its successor. A key without a
-/// lease is never taken. After desire_absent() only what is ours is deleted, also a write of ours that lands late.
-/// At most one write is under way. Not thread-safe.
+/// The claim of one key. The first claim after desire() may take the key over from another lease, by one
+/// compare-and-swap; every later claim only creates the key or renews what is ours, so a zombie never evicts
+/// its successor. A key without a lease is never taken. After desire_absent() only what is ours is deleted,
+/// also a write of ours that lands late. At most one write is under way. Not thread-safe.
 class Claim {
  public:
   Claim(std::string key, ConflictPolicy policy) : key_(std::move(key)), policy_(policy) {}
@@ -112,7 +112,8 @@ class Claim {
     learn(&kv, revision, true);
   }
 
-  /// The write failed. If it may have been applied nevertheless, next() repeats it: its guard makes that safe.
+  /// The write failed. If it may have been applied nevertheless, next() repeats it: its guard makes that
+  /// safe.
   void write_failed(std::error_code error) {
     const Pending sent = take_pending();
     if (!is_indeterminate(error)) {
@@ -161,7 +162,8 @@ class Claim {
            stored_ == desired_ && !(swap_ && swap_->expected == known_);
   }
 
-  /// Absent is wanted and the store has confirmed it, but a write of ours may still land on a lease that lives.
+  /// Absent is wanted and the store has confirmed it, but a write of ours may still land on a lease that
+  /// lives.
   bool lingering() const { return !wanted_ && !pending_ && known_ == 0 && doubtful() && probed_; }
 
   bool wanted() const { return wanted_; }
@@ -185,10 +187,11 @@ class Claim {
 
   struct Pending {
     registry::Write write;
-    std::int64_t floor = 0;   // what we knew when it was sent
-    std::int64_t landed = 0;  // a create under its lease that was seen meanwhile: this one, or an earlier one in doubt
-    bool takes = false;       // from another owner
-    bool moved = false;       // the key was seen at another revision than it expects: it has landed or never will
+    std::int64_t floor = 0;  // what we knew when it was sent
+    std::int64_t landed =
+        0;  // a create under its lease that was seen meanwhile: this one, or an earlier one in doubt
+    bool takes = false;  // from another owner
+    bool moved = false;  // the key was seen at another revision than it expects: it has landed or never will
 
     bool creates() const { return write.value && write.expected == 0; }
   };
@@ -272,11 +275,12 @@ class Claim {
       verdict_ = ClaimAction::Displaced;
       reason_ = foreign_lease_ == 0 ? errc::unleased_key : errc::displaced;
     } else if (known_ == 0) {
-      lose(make_error_code(errc::not_registered));
+      lose(make_error_code(errc::key_deleted));
     }
   }
 
-  // The first claim met another owner. If a take-over of ours is in doubt it may have been done and this be our successor.
+  // The first claim met another owner. If a take-over of ours is in doubt it may have been done and this be
+  // our successor.
   void refused(const KeyValue& holder) {
     if (holder.lease != 0 && policy_ == ConflictPolicy::TakeOver && !spent_) {
       take_ = holder.mod_revision;
@@ -345,8 +349,8 @@ class Claim {
   errc reason_ = errc::displaced;
 
   std::optional<Pending> pending_;
-  // In doubt: creates, which can land whenever the key is absent and their lease lives, counted for each lease; and one
-  // swap, which can land only while the key is at the revision it expects.
+  // In doubt: creates, which can land whenever the key is absent and their lease lives, counted for each
+  // lease; and one swap, which can land only while the key is at the revision it expects.
   std::vector<std::pair<std::int64_t, std::size_t>> creates_;
   std::int64_t counted_ = 0;  // the newest create of ours that was seen to land
   std::optional<registry::Write> swap_;

@@ -1,5 +1,5 @@
-// Which writes go into one commit: first in first out for each key, within the store's limits; and how a commit that
-// failed as a whole is taken apart until only the guilty write fails. Decided without I/O.
+// Which writes go into one commit: first in first out for each key, within the store's limits; and how a
+// commit that failed as a whole is taken apart until only the guilty write fails. Decided without I/O.
 #pragma once
 
 #include <algorithm>
@@ -16,8 +16,8 @@
 
 namespace registry::detail {
 
-/// A queue of writes. Everything that queued while commits were under way goes together; a key that is in a commit waits
-/// for its end. Not thread-safe.
+/// A queue of writes. Everything that queued while commits were under way goes together; a key that is in a
+/// commit waits for its end. Not thread-safe.
 class CommitGroups {
  public:
   using Ticket = std::uint64_t;
@@ -69,8 +69,8 @@ class CommitGroups {
     while (!queue_.empty() && !full) {
       Item& item = queue_.front();
       const bool waits = busy_.contains(item.key) || passed.contains(item.key);
-      full = !waits && !group.empty() &&
-             (group.size() >= limits_.writes || bytes + item.bytes > limits_.bytes);
+      full =
+          !waits && !group.empty() && (group.size() >= limits_.writes || bytes + item.bytes > limits_.bytes);
       if (full) break;
       if (waits) {
         passed.insert(item.key);
@@ -91,8 +91,8 @@ class CommitGroups {
     for (const Item& item : group) busy_.erase(item.key);
   }
 
-  /// A commit failed. Where one write may have spoilt it for the others, those are tried again; the ones returned get the
-  /// error. done() is implied for them.
+  /// A commit failed. Where one write may have spoilt it for the others, those are tried again; the ones
+  /// returned get the error. done() is implied for them.
   Verdict failed(Group group, std::error_code error) {
     Verdict verdict;
     if (group.size() > 1 && error == errc::lease_lost && split_by_lease(group)) {
@@ -114,14 +114,15 @@ class CommitGroups {
   }
 
  private:
-  // One part for each lease: with 100 keys on a dead lease, halving would cost 200 commits to say one thing. False if all
-  // have the same lease: then it is gone for all of them.
+  // One part for each lease: with 100 keys on a dead lease, halving would cost 200 commits to say one thing.
+  // False if all have the same lease: then it is gone for all of them.
   bool split_by_lease(Group& group) {
     std::stable_sort(group.begin(), group.end(),
                      [](const Item& a, const Item& b) { return a.lease < b.lease; });
     if (group.front().lease == group.back().lease) return false;
     for (auto from = group.begin(); from != group.end();) {
-      const auto to = std::find_if(from, group.end(), [&](const Item& item) { return item.lease != from->lease; });
+      const auto to =
+          std::find_if(from, group.end(), [&](const Item& item) { return item.lease != from->lease; });
       parts_.emplace_back(std::make_move_iterator(from), std::make_move_iterator(to));
       from = to;
     }

@@ -1,4 +1,5 @@
-// Which member of a cluster to talk to: stay with a healthy one, leave a failing one at once, come back to it later.
+// Which member of a cluster to talk to: stay with a healthy one, leave a failing one at once, come back to it
+// later.
 #pragma once
 
 #include <algorithm>
@@ -8,8 +9,8 @@
 
 namespace registry {
 
-/// The choice among `count` endpoints. A failing endpoint is avoided for a while that doubles with each failure in a row.
-/// Not thread-safe.
+/// The choice among `count` endpoints. A failing endpoint is avoided for a while that doubles with each
+/// failure in a row. Not thread-safe.
 class EndpointChoice {
  public:
   using TimePoint = std::chrono::steady_clock::time_point;
@@ -17,12 +18,13 @@ class EndpointChoice {
   /// Clients that start together spread over the members by `draw`, evenly distributed in [0, 1).
   EndpointChoice(std::size_t count, double draw)
       : endpoints_(std::max<std::size_t>(count, 1)),
-        current_(std::min(endpoints_.size() - 1, static_cast<std::size_t>(draw * static_cast<double>(endpoints_.size())))) {}
+        current_(std::min(endpoints_.size() - 1,
+                          static_cast<std::size_t>(draw * static_cast<double>(endpoints_.size())))) {}
 
   std::size_t size() const noexcept { return endpoints_.size(); }
 
-  /// The endpoint to use at `now`: the current one while it is healthy, else the next healthy one in turn, else the one that
-  /// is avoided for the shortest time.
+  /// The endpoint to use at `now`: the current one while it is healthy, else the next healthy one in turn,
+  /// else the one that is avoided for the shortest time.
   std::size_t pick(TimePoint now) noexcept {
     std::size_t best = current_;
     for (std::size_t step = 0; step < endpoints_.size(); ++step) {
@@ -39,7 +41,8 @@ class EndpointChoice {
   /// A call failed in a way that speaks against the endpoint. `draw` jitters the time it is avoided.
   void failed(std::size_t endpoint, TimePoint now, double draw) noexcept {
     State& state = endpoints_[endpoint];
-    // Failures that are reported while it is avoided already belong to calls sent before: one outage, one step.
+    // Failures that are reported while it is avoided already belong to calls sent before: one outage, one
+    // step.
     if (state.avoided_until > now) return;
     const auto step = shortest * (1u << std::min(state.failures, 6u));
     ++state.failures;

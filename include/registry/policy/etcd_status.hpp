@@ -48,8 +48,9 @@ struct EtcdText {
   EtcdHint hint;
 };
 
-/// By text before code: the codes differ between releases (etcd 3.4 says UNKNOWN where 3.5 says DEADLINE_EXCEEDED), and a watch
-/// wraps the text of a status into its cancel reason. Order matters where one text holds another.
+/// By text before code: the codes differ between releases (etcd 3.4 says UNKNOWN where 3.5 says
+/// DEADLINE_EXCEEDED), and a watch wraps the text of a status into its cancel reason. Order matters where one
+/// text holds another.
 inline constexpr std::array etcd_texts{
     EtcdText{"user name is empty", errc::invalid_token, EtcdHint::Token},
     EtcdText{"invalid auth token", errc::invalid_token, EtcdHint::Token},
@@ -95,8 +96,8 @@ inline EtcdVerdict etcd_verdict(errc code, EtcdHint hint) {
 }  // namespace detail
 
 /// Judges a status that is not OK, or the cancel reason of a watch (code Unknown). `code` is gRPC's number.
-/// Source: what etcd 3.4 to 3.6 answer; a text that is not known is judged by its code, and a code that proves nothing counts
-/// as in doubt.
+/// Source: what etcd 3.4 to 3.6 answer; a text that is not known is judged by its code, and a code that
+/// proves nothing counts as in doubt.
 inline EtcdVerdict judge_etcd(RpcCode code, std::string_view text) {
   using detail::EtcdHint;
   for (const auto& known : detail::etcd_texts) {

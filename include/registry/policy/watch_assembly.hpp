@@ -11,8 +11,9 @@
 
 namespace registry {
 
-/// One watch, from `from` on. Servers repeat events, step back and split revisions (etcd issues 15220, 15271, 15274, 20221):
-/// what is delivered is in order, unique and whole, and the bookmark never falls. Not thread-safe.
+/// One watch, from `from` on. Servers repeat events, step back and split revisions (etcd issues 15220, 15271,
+/// 15274, 20221): what is delivered is in order, unique and whole, and the bookmark never falls. Not
+/// thread-safe.
 class WatchAssembly {
  public:
   explicit WatchAssembly(std::int64_t from) : next_(from) {}
@@ -23,13 +24,14 @@ class WatchAssembly {
   /// Events dropped because they had been delivered before.
   std::uint64_t dropped() const noexcept { return dropped_; }
 
-  /// An answer with events. `fragment`: more of the same revisions follow. `head` is its header's revision: with a catch-up
-  /// answer that is far ahead of the last event and therefore no bookmark.
+  /// An answer with events. `fragment`: more of the same revisions follow. `head` is its header's revision:
+  /// with a catch-up answer that is far ahead of the last event and therefore no bookmark.
   std::optional<Batch> events(std::int64_t head, bool fragment, std::vector<Change> changes) {
     if (partial_.empty()) {
       partial_ = std::move(changes);
     } else {
-      partial_.insert(partial_.end(), std::make_move_iterator(changes.begin()), std::make_move_iterator(changes.end()));
+      partial_.insert(partial_.end(), std::make_move_iterator(changes.begin()),
+                      std::make_move_iterator(changes.end()));
     }
     if (fragment) return std::nullopt;
     Batch batch;
@@ -45,7 +47,8 @@ class WatchAssembly {
     return batch;
   }
 
-  /// The server says that this watch has seen everything up to `revision`. Not for stream-wide progress (watch id -1).
+  /// The server says that this watch has seen everything up to `revision`. Not for stream-wide progress
+  /// (watch id -1).
   std::optional<Batch> progress(std::int64_t revision) {
     if (revision < next_ || !partial_.empty()) return std::nullopt;
     next_ = revision + 1;

@@ -26,7 +26,8 @@ struct WatchAction {
   };
   Kind kind = Ignore;
   std::int64_t from = 0;
-  errc reason = errc::compacted;  ///< of a Relist: compacted (also: too far behind to replay) or store_changed
+  errc reason =
+      errc::compacted;  ///< of a Relist: compacted (also: too far behind to replay) or store_changed
 
   WatchAction() {}
 };
@@ -40,7 +41,8 @@ class WatchResume {
   /// (1,000 each 100 ms), of all keys: beyond two seconds of that a list is faster.
   static constexpr std::int64_t max_replay = 20'000;
 
-  WatchResume(std::chrono::milliseconds first, std::chrono::milliseconds max, std::chrono::milliseconds reconcile)
+  WatchResume(std::chrono::milliseconds first, std::chrono::milliseconds max,
+              std::chrono::milliseconds reconcile)
       : backoff_(first, max), first_(first), max_(max), interval_(reconcile) {}
 
   bool must_list() const noexcept { return !listed_; }
@@ -66,9 +68,11 @@ class WatchResume {
     WatchAction action;
     if (batch.store_id != store_id_) return relist(errc::store_changed);
     if (std::exchange(first_batch_, false)) {
-      // Right after a list, which every replica's leader confirmed, a low head is a replica that lags; and
-      // being far behind means that the list took long, another one would not be faster.
-      if (!just_listed_ && batch.head < next_ - 1) return relist(errc::store_changed);
+      // A store that is behind what it has shown was restored or wiped, perhaps between the list and this
+      // watch: a watch from its future would wait in silence. A replica that only lags answers the new list
+      // with what it has caught up to. Being far ahead right behind a list means that the list took long;
+      // another would not be faster.
+      if (batch.head < next_ - 1) return relist(errc::store_changed);
       if (!just_listed_ && batch.head - (next_ - 1) > max_replay) return relist(errc::compacted);
       just_listed_ = false;
       running_ = true;
@@ -116,7 +120,8 @@ class WatchResume {
   /// A comparison was made or given up; the next one is due an interval later, jittered by a tenth.
   void reconciled(TimePoint now, double draw) {
     const double share = 0.9 + 0.2 * std::clamp(draw, 0.0, 1.0);
-    due_ = now + std::chrono::milliseconds(static_cast<std::int64_t>(static_cast<double>(interval_.count()) * share));
+    due_ = now + std::chrono::milliseconds(
+                     static_cast<std::int64_t>(static_cast<double>(interval_.count()) * share));
   }
 
  private:

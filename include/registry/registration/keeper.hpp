@@ -1,5 +1,5 @@
-// Keeps one instance in the store: attach to a lease, claim the key, watch over it; lost: say so, back off, and begin again
-// under a new lease, for ever.
+// Keeps one instance in the store: attach to a lease, claim the key, watch over it; lost: say so, back off,
+// and begin again under a new lease, for ever.
 #pragma once
 
 #include <asio/awaitable.hpp>
@@ -36,8 +36,8 @@ struct KeeperTools {
   Random random;
 };
 
-/// One key of ours. Lives on the strand of its tools: everything is called there. Inputs take effect at once, in the claim;
-/// run() does what the claim asks for.
+/// One key of ours. Lives on the strand of its tools: everything is called there. Inputs take effect at once,
+/// in the claim; run() does what the claim asks for.
 class Keeper : public LeaseMember, public KeyObserver, public std::enable_shared_from_this<Keeper> {
  public:
   using Deadline = std::chrono::steady_clock::time_point;
@@ -69,7 +69,8 @@ class Keeper : public LeaseMember, public KeyObserver, public std::enable_shared
     hurry();
   }
 
-  /// The lease is given up although the key may still be there: if nobody else needs it, it is revoked or runs out.
+  /// The lease is given up although the key may still be there: if nobody else needs it, it is revoked or
+  /// runs out.
   void release_lease() {
     if (!lease_) return;
     lease_->watch(shared_from_this());
@@ -112,7 +113,8 @@ class Keeper : public LeaseMember, public KeyObserver, public std::enable_shared
   }
 
   /// Waits for a change that makes `holds` true. False: not before `deadline`.
-  static asio::awaitable<bool> until(std::shared_ptr<Keeper> self, Deadline deadline, std::function<bool()> holds) {
+  static asio::awaitable<bool> until(std::shared_ptr<Keeper> self, Deadline deadline,
+                                     std::function<bool()> holds) {
     const Waiting waiting(self);
     while (!holds()) {
       if (std::chrono::steady_clock::now() >= deadline) co_return false;
@@ -125,17 +127,19 @@ class Keeper : public LeaseMember, public KeyObserver, public std::enable_shared
   /// The value of desire() number `which`, or a later one, is in the store.
   bool stored(std::uint64_t which) const { return stored_ >= which; }
   /// It will not be: see failure().
-  bool failed(std::uint64_t which) const { return failure_ && (refused_ >= which || !claim_.wanted() || stopped_); }
+  bool failed(std::uint64_t which) const {
+    return failure_ && (refused_ >= which || !claim_.wanted() || stopped_);
+  }
   /// remove() is done: the store has confirmed that nothing of ours is there.
   bool removed() const { return !running_ || claim_.lingering(); }
   bool wanted() const { return claim_.wanted(); }
-  std::error_code failure() const { return failure_; }
+  const Problem& failure() const { return failure_; }
   /// Of the last try, if it failed.
-  std::error_code last_error() const { return last_error_; }
+  const Problem& last_error() const { return last_error_; }
 
   Registration receipt() const {
-    return Registration(id_, lease_ ? lease_->id : 0, lease_ ? lease_->renewal.ttl() : std::chrono::seconds(0),
-                        claim_.revision());
+    return Registration(id_, lease_ ? lease_->id : 0,
+                        lease_ ? lease_->renewal.ttl() : std::chrono::seconds(0), claim_.revision());
   }
   bool stopped() const { return stopped_; }
   /// The desire() that began the present claim.
@@ -197,11 +201,11 @@ class Keeper : public LeaseMember, public KeyObserver, public std::enable_shared
 
   static asio::awaitable<void> attach(std::shared_ptr<Keeper> self) {
     std::shared_ptr<SharedLease> lease;
-    std::error_code error;
+    Problem error;
     try {
       lease = co_await LeasePool::attach(self->tools_->leases, self->ttl_, self, self->alone_);
     } catch (const std::system_error& failure) {
-      error = failure.code();
+      error = Problem(failure);
     }
     if (error) {
       self->fail_with(error);
@@ -216,11 +220,11 @@ class Keeper : public LeaseMember, public KeyObserver, public std::enable_shared
   static asio::awaitable<void> write(std::shared_ptr<Keeper> self, Write write) {
     const std::int64_t lease = write.lease;
     Outcome outcome;
-    std::error_code error;
+    Problem error;
     try {
       outcome = co_await Committer::write(self->tools_->committer, std::move(write));
     } catch (const std::system_error& failure) {
-      error = failure.code();
+      error = Problem(failure);
     }
     if (!error) {
       self->claim_.written(outcome.written, outcome.revision);
@@ -255,7 +259,8 @@ class Keeper : public LeaseMember, public KeyObserver, public std::enable_shared
     if (self->tools_->config.guard_keys) {
       co_await self->wake_.wait();
     } else {
-      co_await self->wake_.wait_until(std::chrono::steady_clock::now() + self->tools_->config.max_retry_interval);
+      co_await self->wake_.wait_until(std::chrono::steady_clock::now() +
+                                      self->tools_->config.max_retry_interval);
       self->claim_.probe();
     }
   }
@@ -270,7 +275,7 @@ class Keeper : public LeaseMember, public KeyObserver, public std::enable_shared
     wake_.raise();
   }
 
-  void fail_with(std::error_code error) {
+  void fail_with(const Problem& error) {
     last_error_ = error;
     if (error == errc::closed) {
       if (claim_.wanted() && registered_) tools_->events->emit(RegistrationState::Closed, id_);
@@ -335,7 +340,7 @@ class Keeper : public LeaseMember, public KeyObserver, public std::enable_shared
   bool rest_ = false;        // pause before the next try
   std::chrono::steady_clock::time_point settled_at_;
   std::uint64_t wanted_ = 0, stored_ = 0, refused_ = 0, attempt_ = 0;  // numbers of desires
-  std::error_code failure_, last_error_;
+  Problem failure_, last_error_;
 
   Signal wake_;   // there may be something to do
   Signal hurry_;  // ends a pause

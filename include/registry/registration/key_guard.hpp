@@ -1,4 +1,5 @@
-// Watches our own keys: one follow for each service we have instances of, and whoever keeps a key is told what is seen of it.
+// Watches our own keys: one follow for each service we have instances of, and whoever keeps a key is told
+// what is seen of it.
 #pragma once
 
 #include <asio/awaitable.hpp>
@@ -45,7 +46,8 @@ struct GuardedKeys {
   }
 };
 
-/// Turns what is followed into observations. While the follow is stale nothing is said, so nothing is concluded.
+/// Turns what is followed into observations. While the follow is stale nothing is said, so nothing is
+/// concluded.
 class GuardSink : public RangeSink {
  public:
   explicit GuardSink(std::shared_ptr<const GuardedKeys> keys) : keys_(std::move(keys)) {}
@@ -102,7 +104,7 @@ class GuardSink : public RangeSink {
   }
 
   const std::shared_ptr<const GuardedKeys> keys_;
-  std::map<std::string, KeyValue> ours_;            // of the list under way
+  std::map<std::string, KeyValue> ours_;           // of the list under way
   std::map<std::string, std::int64_t> revisions_;  // of the whole range
   std::int64_t head_ = 0;
   bool changed_ = false;
@@ -111,9 +113,12 @@ class GuardSink : public RangeSink {
 /// Lives on the strand `home`: everything is called there.
 class KeyGuard {
  public:
-  KeyGuard(std::shared_ptr<StoreBackend> backend, KeyLayout layout, const RegistryConfig& config, Observer observer,
-           Home home)
-      : backend_(std::move(backend)), layout_(std::move(layout)), observer_(std::move(observer)), home_(std::move(home)) {
+  KeyGuard(std::shared_ptr<StoreBackend> backend, KeyLayout layout, const RegistryConfig& config,
+           Observer observer, Home home)
+      : backend_(std::move(backend)),
+        layout_(std::move(layout)),
+        observer_(std::move(observer)),
+        home_(std::move(home)) {
     follow_.backoff_first = config.retry_interval;
     follow_.backoff_max = config.max_retry_interval;
   }

@@ -1,4 +1,5 @@
-// Leases shared by many keys: instances with the same TTL live on the same lease, each lease is renewed by one coroutine.
+// Leases shared by many keys: instances with the same TTL live on the same lease, each lease is renewed by
+// one coroutine.
 #pragma once
 
 #include <asio/awaitable.hpp>
@@ -33,10 +34,12 @@ class LeasePool : public std::enable_shared_from_this<LeasePool> {
   LeasePool(std::shared_ptr<StoreBackend> backend, Home home, Observer observer)
       : backend_(std::move(backend)), observer_(std::move(observer)), scope_(home), revokes_(home) {}
 
-  /// Puts `member` on a freshly renewed lease of this TTL. Callers that come together share one grant. `alone`: on a lease
-  /// that nobody else gets. Throws what the grant throws.
-  static asio::awaitable<std::shared_ptr<SharedLease>> attach(std::shared_ptr<LeasePool> self, std::chrono::seconds ttl,
-                                                              std::shared_ptr<LeaseMember> member, bool alone) {
+  /// Puts `member` on a freshly renewed lease of this TTL. Callers that come together share one grant.
+  /// `alone`: on a lease that nobody else gets. Throws what the grant throws.
+  static asio::awaitable<std::shared_ptr<SharedLease>> attach(std::shared_ptr<LeasePool> self,
+                                                              std::chrono::seconds ttl,
+                                                              std::shared_ptr<LeaseMember> member,
+                                                              bool alone) {
     if (alone) {
       auto lease = co_await grant(self, ttl);
       lease->open = false;
@@ -51,11 +54,12 @@ class LeasePool : public std::enable_shared_from_this<LeasePool> {
     }
     const auto waiter = self->wait_for_grant(ttl, std::move(member));
     co_await waiter->done.wait();
-    if (waiter->error) throw std::system_error(waiter->error);
+    if (waiter->error) waiter->error.raise();
     co_return waiter->lease;
   }
 
-  /// The member needs its lease no longer. A lease without members is revoked, which deletes exactly the keys still on it.
+  /// The member needs its lease no longer. A lease without members is revoked, which deletes exactly the keys
+  /// still on it.
   void release(const std::shared_ptr<SharedLease>& lease, const LeaseMember* member) {
     lease->remove(member);
     if (lease->size() != 0 || lease->state != SharedLease::Live) return;
@@ -79,8 +83,10 @@ class LeasePool : public std::enable_shared_from_this<LeasePool> {
 
   std::size_t size() const { return leases_.size(); }
 
-  /// Renews nothing more and revokes every lease that may be alive, all at once, until all is answered or the time has come.
-  static asio::awaitable<void> revoke_all(std::shared_ptr<LeasePool> self, std::chrono::steady_clock::time_point deadline) {
+  /// Renews nothing more and revokes every lease that may be alive, all at once, until all is answered or the
+  /// time has come.
+  static asio::awaitable<void> revoke_all(std::shared_ptr<LeasePool> self,
+                                          std::chrono::steady_clock::time_point deadline) {
     self->scope_.cancel();
     const auto leases = self->leases_;
     for (const auto& lease : leases) {
@@ -108,9 +114,9 @@ class LeasePool : public std::enable_shared_from_this<LeasePool> {
 
  private:
   struct Waiter {
-    std::shared_ptr<LeaseMember> member;
+    std::weak_ptr<LeaseMember> member;  // members own their leases, not the other way round
     std::shared_ptr<SharedLease> lease;
-    std::error_code error;
+    Problem error;
     Signal done;
   };
 
@@ -118,9 +124,10 @@ class LeasePool : public std::enable_shared_from_this<LeasePool> {
     std::chrono::seconds ttl{0};
     std::vector<std::shared_ptr<Waiter>> waiters;
 
-    void end(const std::shared_ptr<SharedLease>& lease, std::error_code error) {
+    void end(const std::shared_ptr<SharedLease>& lease, const Problem& error) {
       for (const auto& waiter : waiters) {
-        if (lease) lease->add(waiter->member);
+        const auto member = waiter->member.lock();
+        if (lease && member) lease->add(member);
         waiter->lease = lease;
         waiter->error = error;
         waiter->done.raise();
@@ -153,13 +160,14 @@ class LeasePool : public std::enable_shared_from_this<LeasePool> {
     return waiter;
   }
 
-  static asio::awaitable<void> grant_shared(std::shared_ptr<LeasePool> self, std::shared_ptr<Grant> under_way) {
+  static asio::awaitable<void> grant_shared(std::shared_ptr<LeasePool> self,
+                                            std::shared_ptr<Grant> under_way) {
     std::shared_ptr<SharedLease> lease;
-    std::error_code error;
+    Problem error;
     try {
       lease = co_await grant(self, under_way->ttl);
     } catch (const std::system_error& failure) {
-      error = failure.code();
+      error = Problem(failure);
     }
     std::erase(self->grants_, under_way);
     under_way->end(lease, error);
@@ -167,16 +175,17 @@ class LeasePool : public std::enable_shared_from_this<LeasePool> {
   }
 
   // An unanswered grant is tried again under its id: then "exists already" means that it was granted.
-  static asio::awaitable<std::shared_ptr<SharedLease>> grant(std::shared_ptr<LeasePool> self, std::chrono::seconds ttl) {
+  static asio::awaitable<std::shared_ptr<SharedLease>> grant(std::shared_ptr<LeasePool> self,
+                                                             std::chrono::seconds ttl) {
     const auto unanswered = self->unanswered_.extract(ttl);
     const std::int64_t id = unanswered.empty() ? self->random_.id() : unanswered.mapped();
     auto sent = boot_now();
     std::chrono::seconds granted{0};
-    std::error_code error;
+    Problem error;
     try {
       granted = (co_await self->backend_->grant(id, ttl)).ttl;
     } catch (const std::system_error& failure) {
-      error = failure.code();
+      error = Problem(failure);
     }
     if (error == errc::lease_exists && !unanswered.empty()) {
       error.clear();
@@ -185,13 +194,13 @@ class LeasePool : public std::enable_shared_from_this<LeasePool> {
         granted = co_await self->backend_->renew(id, patience);
         if (granted.count() == 0) error = errc::lease_lost;
       } catch (const std::system_error& failure) {
-        error = failure.code();
+        error = Problem(failure);
         self->unanswered_.emplace(ttl, id);
       }
     } else if (is_indeterminate(error) || (error && !unanswered.empty())) {
       self->unanswered_.emplace(ttl, id);
     }
-    if (error) throw std::system_error(error);
+    if (error) error.raise();
     co_return std::make_shared<SharedLease>(id, ttl, sent, granted);
   }
 
@@ -203,7 +212,8 @@ class LeasePool : public std::enable_shared_from_this<LeasePool> {
   }
 
   // Renews the lease until it is lost or nobody needs it.
-  static asio::awaitable<void> keep_alive(std::shared_ptr<LeasePool> self, std::shared_ptr<SharedLease> lease) {
+  static asio::awaitable<void> keep_alive(std::shared_ptr<LeasePool> self,
+                                          std::shared_ptr<SharedLease> lease) {
     while (lease->state == SharedLease::Live) {
       const RenewalAction action = lease->renewal.next(boot_now(), self->random_.draw());
       if (action.kind == RenewalAction::Lost) {
@@ -213,19 +223,23 @@ class LeasePool : public std::enable_shared_from_this<LeasePool> {
         co_await renew(self, lease, action.timeout);
       } else {
         // A timer stands still while the machine sleeps, leases do not.
-        const auto pause = std::min<std::chrono::steady_clock::duration>(action.at - boot_now(), std::chrono::seconds(10));
+        const auto pause =
+            std::min<std::chrono::steady_clock::duration>(action.at - boot_now(), std::chrono::seconds(10));
         co_await lease->wake.wait_until(std::chrono::steady_clock::now() + pause);
       }
     }
     if (lease->state == SharedLease::Unused) {
-      co_await revoke(self, lease->id, std::chrono::steady_clock::now() + (lease->renewal.expires_at() - boot_now()));
+      co_await revoke(self, lease->id,
+                      std::chrono::steady_clock::now() + (lease->renewal.expires_at() - boot_now()));
       lease->state = SharedLease::Gone;
     } else if (lease->state == SharedLease::Abandoned) {
-      co_await sleep_for(std::max<std::chrono::steady_clock::duration>(lease->renewal.expires_at() - boot_now(), {}));
+      co_await sleep_for(
+          std::max<std::chrono::steady_clock::duration>(lease->renewal.expires_at() - boot_now(), {}));
       lease->state = SharedLease::Gone;
     }
     std::erase(self->leases_, lease);
-    for (const auto& each : lease->take_watchers()) each->lease_gone(lease->id, make_error_code(errc::lease_lost));
+    for (const auto& each : lease->take_watchers())
+      each->lease_gone(lease->id, make_error_code(errc::lease_lost));
   }
 
   static asio::awaitable<void> renew(std::shared_ptr<LeasePool> self, std::shared_ptr<SharedLease> lease,
@@ -253,18 +267,20 @@ class LeasePool : public std::enable_shared_from_this<LeasePool> {
     if (error == errc::permission_denied && lease->state == SharedLease::Live) co_await split(self, lease);
   }
 
-  // One key of this lease may not be written, so none of them is renewed. The members move to new leases in halves; the half
-  // with the poisoned key is split again, until that key is alone.
+  // One key of this lease may not be written, so none of them is renewed. The members move to new leases in
+  // halves; the half with the poisoned key is split again, until that key is alone.
   static asio::awaitable<void> split(std::shared_ptr<LeasePool> self, std::shared_ptr<SharedLease> lease) {
     const auto members = lease->members();
     if (members.size() < 2) {
       for (const auto& member : members) member->lease_denied();
       co_return;
     }
-    self->observer_.log(LogLevel::Warning, "one of " + std::to_string(members.size()) +
-                                               " keys of a lease may not be written, so it cannot be renewed: splitting it");
+    self->observer_.log(LogLevel::Warning,
+                        "one of " + std::to_string(members.size()) +
+                            " keys of a lease may not be written, so it cannot be renewed: splitting it");
     const auto middle = members.begin() + static_cast<std::ptrdiff_t>(members.size() / 2);
-    const std::vector<std::shared_ptr<LeaseMember>> halves[] = {{members.begin(), middle}, {middle, members.end()}};
+    const std::vector<std::shared_ptr<LeaseMember>> halves[] = {{members.begin(), middle},
+                                                                {middle, members.end()}};
     std::vector<std::shared_ptr<SharedLease>> fresh;
     try {
       for (std::size_t i = 0; i < 2; ++i) {
@@ -327,7 +343,7 @@ class LeasePool : public std::enable_shared_from_this<LeasePool> {
   TaskScope revokes_;  // of revoke_all()
   Signal revoked_;
   std::vector<std::shared_ptr<SharedLease>> leases_;
-  std::vector<std::shared_ptr<Grant>> grants_;  // under way
+  std::vector<std::shared_ptr<Grant>> grants_;                    // under way
   std::multimap<std::chrono::seconds, std::int64_t> unanswered_;  // ids of grants that may have been granted
 };
 

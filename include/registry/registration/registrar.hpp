@@ -33,13 +33,15 @@
 
 namespace registry::detail {
 
-/// A core. Its coroutines run on the strand `home`: hop there with on(); events() may be called from any thread.
+/// A core. Its coroutines run on the strand `home`: hop there with on(); events() may be called from any
+/// thread.
 class Registrar {
  public:
   /// How long add(), update() and remove() wait for a store that cannot be reached.
   static constexpr std::chrono::seconds patience{5};
 
-  Registrar(std::shared_ptr<StoreBackend> backend, KeyLayout layout, RegistryConfig config, Observer observer, Home home)
+  Registrar(std::shared_ptr<StoreBackend> backend, KeyLayout layout, RegistryConfig config, Observer observer,
+            Home home)
       : layout_(std::move(layout)), observer_(std::move(observer)), home_(home), scope_(home) {
     tools_ = std::make_shared<KeeperTools>();
     tools_->leases = std::make_shared<LeasePool>(backend, home, observer_);
@@ -49,10 +51,10 @@ class Registrar {
     tools_->config = std::move(config);
   }
 
-  /// Registers an instance and keeps it from then on. Throws `invalid_argument`, `already_registered`, `conflict`,
-  /// `unleased_key`, `closed`, or what kept the store from taking it: at once if trying again is of no use, else when
-  /// patience ends. After a failure or a cancellation the id is free again, and a write that may have been applied is
-  /// cleaned up in the background.
+  /// Registers an instance and keeps it from then on. Throws `invalid_argument`, `already_registered`,
+  /// `conflict`, `unleased_key`, `closed`, or what kept the store from taking it: at once if trying again is
+  /// of no use, else when patience ends. After a failure or a cancellation the id is free again, and a write
+  /// that may have been applied is cleaned up in the background.
   static asio::awaitable<Registration> add(std::shared_ptr<Registrar> self, ServiceInstance instance,
                                            std::chrono::seconds ttl) {
     validate(instance);
@@ -62,7 +64,8 @@ class Registrar {
     const std::string id = instance.id;
     const auto known = self->ids_.find(id);
     // Wanted no more but still known: displaced.
-    if (known != self->ids_.end() && known->second->wanted()) fail(errc::already_registered, "id = " + quote(id));
+    if (known != self->ids_.end() && known->second->wanted())
+      fail(errc::already_registered, "id = " + quote(id));
     const auto keeper = self->keeper_of(instance);
     self->ids_.insert_or_assign(id, keeper);
     Attempt attempt(self, keeper, keeper->desire(encode(instance), ttl));
@@ -76,8 +79,8 @@ class Registrar {
   }
 
   /// Replaces what is published of an instance, under the same lease. Throws `not_registered`, `displaced`,
-  /// `invalid_argument`, `closed`, or why it could not be stored. If the store cannot be reached the new value stays wanted
-  /// and is stored later; if the store refuses it, the old one stays.
+  /// `invalid_argument`, `closed`, or why it could not be stored. If the store cannot be reached the new
+  /// value stays wanted and is stored later; if the store refuses it, the old one stays.
   static asio::awaitable<void> update(std::shared_ptr<Registrar> self, ServiceInstance instance) {
     validate(instance);
     if (self->closed_) fail(errc::closed);
@@ -97,9 +100,9 @@ class Registrar {
     throw_reason(*keeper);
   }
 
-  /// Deletes the key if it is ours, and gives the lease up. Returns when the store has confirmed it. If the store cannot be
-  /// reached it throws why when patience ends; the deleting goes on in the background and the lease is given up. Throws
-  /// `not_registered`.
+  /// Deletes the key if it is ours, and gives the lease up. Returns when the store has confirmed it. If the
+  /// store cannot be reached it throws why when patience ends; the deleting goes on in the background and the
+  /// lease is given up. Throws `not_registered`.
   static asio::awaitable<void> remove(std::shared_ptr<Registrar> self, std::string id) {
     if (self->closed_) fail(errc::closed);
     const auto keeper = self->find(id);
@@ -118,8 +121,8 @@ class Registrar {
     return self->tools_->events->subscribe();
   }
 
-  /// Revokes all leases, which deletes exactly our keys, and ends every coroutine. Returns within `timeout`, also when the
-  /// store cannot be reached. Further calls wait for the first.
+  /// Revokes all leases, which deletes exactly our keys, and ends every coroutine. Returns within `timeout`,
+  /// also when the store cannot be reached. Further calls wait for the first.
   static asio::awaitable<void> close(std::shared_ptr<Registrar> self, std::chrono::milliseconds timeout) {
     const auto end = std::chrono::steady_clock::now() + timeout;
     if (std::exchange(self->closed_, true)) {
@@ -137,7 +140,8 @@ class Registrar {
     self->tools_->leases->cancel();
     const Signal joined;
     self->home_.spawn(join(self), [joined](std::exception_ptr) { joined.raise(); });
-    co_await joined.wait_until(std::max(end, std::chrono::steady_clock::now() + std::chrono::milliseconds(20)));
+    co_await joined.wait_until(
+        std::max(end, std::chrono::steady_clock::now() + std::chrono::milliseconds(20)));
   }
 
   /// On the strand: ends everything without the store. The leases run out.
@@ -171,10 +175,12 @@ class Registrar {
     Attempt& operator=(const Attempt&) = delete;
     ~Attempt() {
       registrar_->observer_.count(
-          succeeded_ ? "registry_registrations_total" : "registry_registration_failures_total", keeper_->service());
+          succeeded_ ? "registry_registrations_total" : "registry_registration_failures_total",
+          keeper_->service());
       if (succeeded_) return;
       const auto known = registrar_->ids_.find(keeper_->id());
-      if (known == registrar_->ids_.end() || known->second != keeper_ || keeper_->attempt() != number_) return;
+      if (known == registrar_->ids_.end() || known->second != keeper_ || keeper_->attempt() != number_)
+        return;
       registrar_->ids_.erase(known);
       keeper_->remove();
       keeper_->release_lease();
@@ -189,12 +195,14 @@ class Registrar {
     bool succeeded_ = false;
   };
 
-  static std::chrono::steady_clock::time_point deadline() { return std::chrono::steady_clock::now() + patience; }
+  static std::chrono::steady_clock::time_point deadline() {
+    return std::chrono::steady_clock::now() + patience;
+  }
 
   [[noreturn]] static void throw_reason(const Keeper& keeper) {
-    std::error_code error = keeper.failure() ? keeper.failure() : keeper.last_error();
+    Problem error = keeper.failure() ? keeper.failure() : keeper.last_error();
     if (!error) error = errc::timed_out;
-    throw std::system_error(error, "id = " + quote(keeper.id()));
+    error.raise("id = " + quote(keeper.id()));
   }
 
   std::shared_ptr<Keeper> find(const std::string& id) const {
@@ -203,7 +211,8 @@ class Registrar {
     return found->second;
   }
 
-  // One keeper for each key: it knows which writes to the key are in doubt, also after the instance was removed.
+  // One keeper for each key: it knows which writes to the key are in doubt, also after the instance was
+  // removed.
   std::shared_ptr<Keeper> keeper_of(const ServiceInstance& instance) {
     const std::string key = layout_.key_of(instance.name, instance.id);
     auto& keeper = keepers_[key];
@@ -219,7 +228,8 @@ class Registrar {
   // Nothing is claimed any more and no caller waits.
   void stop() {
     for (const auto& [key, keeper] : std::exchange(keepers_, {})) keeper->stop(make_error_code(errc::closed));
-    for (const auto& [id, keeper] : std::exchange(ids_, {})) tools_->events->emit(RegistrationState::Closed, id);
+    for (const auto& [id, keeper] : std::exchange(ids_, {}))
+      tools_->events->emit(RegistrationState::Closed, id);
     scope_.cancel();
     tools_->committer->cancel();
     tools_->guard->cancel();

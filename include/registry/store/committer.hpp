@@ -35,13 +35,14 @@ class Committer : public std::enable_shared_from_this<Committer> {
   Committer(std::shared_ptr<StoreBackend> backend, Home home)
       : backend_(std::move(backend)), scope_(home), groups_(backend_->limits()) {}
 
-  /// Queues the write and returns its outcome. Throws what the commit throws; a definite error that one write causes reaches
-  /// that write only. Cancellation takes a queued write back; the outcome of one under way is dropped.
+  /// Queues the write and returns its outcome. Throws what the commit throws; a definite error that one write
+  /// causes reaches that write only. Cancellation takes a queued write back; the outcome of one under way is
+  /// dropped.
   static asio::awaitable<Outcome> write(std::shared_ptr<Committer> self, Write write) {
     const auto entry = std::make_shared<Entry>(std::move(write));
     const Queued queued(self, entry);
     co_await entry->done.wait();
-    if (entry->error) throw std::system_error(entry->error);
+    if (entry->error) entry->error.raise();
     co_return std::move(entry->outcome);
   }
 
@@ -66,7 +67,7 @@ class Committer : public std::enable_shared_from_this<Committer> {
     explicit Entry(Write to_write) : write(std::move(to_write)) {}
     Write write;
     Outcome outcome;
-    std::error_code error;
+    Problem error;
     Signal done;
   };
 
@@ -119,12 +120,12 @@ class Committer : public std::enable_shared_from_this<Committer> {
     std::vector<Write> writes;
     for (const auto& item : group) writes.push_back(self->entries_.at(item.ticket)->write);
     Committed committed;
-    std::error_code error;
+    Problem error;
     try {
       committed = co_await self->backend_->commit(std::move(writes));
       if (committed.results.size() != group.size()) error = errc::outcome_unknown;
     } catch (const std::system_error& failure) {
-      error = failure.code();
+      error = Problem(failure);
     }
     if (self->scope_.cancelled()) co_return;
     if (error) {
@@ -142,7 +143,7 @@ class Committer : public std::enable_shared_from_this<Committer> {
     self->groups_.done(group);
   }
 
-  void finish(Ticket ticket, std::error_code error, Outcome outcome = Outcome()) {
+  void finish(Ticket ticket, Problem error, Outcome outcome = Outcome()) {
     const auto found = entries_.find(ticket);
     if (found == entries_.end()) return;
     const auto entry = std::move(found->second);

@@ -170,21 +170,24 @@ inline asio::awaitable<void> watch_range(Following& self) {
     if (!std::exchange(running, true)) self.sink->fresh();
     if (action.kind == WatchAction::Ignore) continue;
     if (action.kind == WatchAction::DeliverFrom) {
-      std::erase_if(batch->changes, [&](const Change& change) { return change.kv.mod_revision < action.from; });
+      std::erase_if(batch->changes,
+                    [&](const Change& change) { return change.kv.mod_revision < action.from; });
     }
     const std::string store_id = batch->store_id;
     const std::int64_t through = self.resume.next() - 1;
     self.sink->apply(std::move(*batch));
-    if (self.resume.reconcile_due(std::chrono::steady_clock::now())) co_await reconcile(self, store_id, through);
+    if (self.resume.reconcile_due(std::chrono::steady_clock::now()))
+      co_await reconcile(self, store_id, through);
   }
   fail(errc::unavailable);  // a watch without end is what the store promised
 }
 
 /// Keeps `sink` told about a range, until cancelled or until the store says `closed`. Everything else is
 /// tried again for ever. The sink is released with the coroutine.
-inline asio::awaitable<void> follow(std::shared_ptr<StoreBackend> backend, KeyRange range, FollowConfig config,
-                                    Observer observer, std::shared_ptr<RangeSink> sink) {
-  Following self(std::move(backend), std::move(range), std::move(config), std::move(observer), std::move(sink));
+inline asio::awaitable<void> follow(std::shared_ptr<StoreBackend> backend, KeyRange range,
+                                    FollowConfig config, Observer observer, std::shared_ptr<RangeSink> sink) {
+  Following self(std::move(backend), std::move(range), std::move(config), std::move(observer),
+                 std::move(sink));
   bool resync = false;
   for (;;) {
     std::exception_ptr error;
@@ -205,8 +208,8 @@ inline asio::awaitable<void> follow(std::shared_ptr<StoreBackend> backend, KeyRa
     self.sink->stale(why);
     if (why == errc::closed) co_return;
     self.observer.count("registry_reconnects_total", self.config.label);
-    self.log(LogLevel::Warning, why.message() + (self.resume.must_list() ? ", listing" : ", resuming") + " again in " +
-                                    std::to_string(pause.count()) + " ms");
+    self.log(LogLevel::Warning, why.message() + (self.resume.must_list() ? ", listing" : ", resuming") +
+                                    " again in " + std::to_string(pause.count()) + " ms");
     if (pause.count() > 0) co_await sleep_for(pause);
   }
 }

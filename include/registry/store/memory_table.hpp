@@ -13,7 +13,6 @@
 #include <set>
 #include <string>
 #include <string_view>
-#include <unordered_set>
 #include <utility>
 #include <vector>
 
@@ -21,6 +20,7 @@
 #include "registry/model/kv.hpp"
 #include "registry/model/limits.hpp"
 #include "registry/model/text.hpp"
+#include "registry/store/check_commit.hpp"
 
 namespace registry::detail {
 
@@ -108,7 +108,7 @@ class MemoryTable {
   }
 
   Committed commit(const std::vector<Write>& writes) {
-    check(writes);
+    check_commit(writes, limits_);
     Committed done;
     Steps steps;
     for (const Write& write : writes) {
@@ -209,28 +209,6 @@ class MemoryTable {
   }
 
  private:
-  void check(const std::vector<Write>& writes) const {
-    if (writes.size() > limits_.writes) {
-      fail(errc::too_large, std::to_string(writes.size()) + " writes in one commit");
-    }
-    std::size_t bytes = 0;
-    std::unordered_set<std::string_view> keys;
-    for (const Write& write : writes) {
-      if (write.key.empty()) fail(errc::invalid_argument, "key = \"\": must not be empty");
-      if (!keys.insert(write.key).second) {
-        fail(errc::invalid_argument, "key = " + detail::quote(write.key) + ": more than once in one commit");
-      }
-      bytes += write.key.size() + (write.value ? write.value->size() : 0);
-    }
-    if (bytes > limits_.bytes) fail(errc::too_large, std::to_string(bytes) + " bytes in one commit");
-    // As in etcd, a write that its guard refuses does not ask for its lease.
-    for (const Write& write : writes) {
-      if (write.value && write.lease != 0 && leases_.count(write.lease) == 0 && holds(write)) {
-        fail(errc::lease_lost, "lease " + std::to_string(write.lease));
-      }
-    }
-  }
-
   /// Whether the guard of a write lets it through.
   bool holds(const Write& write) const {
     const auto found = pairs_.find(write.key);

@@ -14,14 +14,13 @@
 
 namespace registry {
 
-/// A key-value store with revisions, leases and resumable watches. Implemented by etcd::Connector's and MemoryStore's
-/// backends; yours passes the same conformance suite (tests/rig/store_conformance.hpp).
+/// A key-value store with revisions, leases and resumable watches. Implemented by etcd::Connector's and
+/// MemoryStore's backends; yours passes the same conformance suite (tests/rig/store_conformance.hpp).
 ///
-/// Thread safety: every call may come from any thread and any executor; awaitables resume on the caller's executor.
-/// Lifetime: awaitables and generators own what they need; the backend may be released while they are in flight.
-/// Cancellation: every awaitable may be cancelled and then throws `operation_aborted`; a cancelled write may have been
-/// applied.
-/// Errors: `std::system_error` with `registry::errc`.
+/// Thread safety: every call may come from any thread and any executor; awaitables resume on the caller's
+/// executor. Lifetime: awaitables and generators own what they need; the backend may be released while they
+/// are in flight. Cancellation: every awaitable may be cancelled and then throws `operation_aborted`; a
+/// cancelled write may have been applied. Errors: `std::system_error` with `registry::errc`.
 class StoreBackend {
  public:
   virtual ~StoreBackend() = default;
@@ -32,36 +31,39 @@ class StoreBackend {
   /// What one commit may carry at most.
   virtual Limits limits() const noexcept = 0;
 
-  /// Reads a page of pairs, ordered by key, at one revision. Throws `compacted` or `future_revision` when the revision asked
-  /// for is not there (any more, yet).
+  /// Reads a page of pairs, ordered by key, at one revision. Throws `compacted` or `future_revision` when the
+  /// revision asked for is not there (any more, yet).
   virtual asio::awaitable<Page> list(ListQuery query) = 0;
 
-  /// Applies the writes at one revision, each judged on its own guard. No key twice. If it throws nothing was applied, unless
-  /// `is_indeterminate(code)`: then all of it may have been, or may yet be. Throws `lease_lost` when a lease named in it is
-  /// gone: nothing was applied. Deleting an absent key is refused with `found` empty.
+  /// Applies the writes at one revision, each judged on its own guard. No key twice. If it throws nothing was
+  /// applied, unless `is_indeterminate(code)`: then all of it may have been, or may yet be. Throws
+  /// `lease_lost` when a lease that an applied write would use is gone: nothing was applied. Deleting an
+  /// absent key is refused with `found` empty.
   virtual asio::awaitable<Committed> commit(std::vector<Write> writes) = 0;
 
-  /// Grants a lease under an id of the caller's choice, which makes a retry safe: an existing lease of that id is
-  /// `lease_exists`. The granted TTL may be longer.
+  /// Grants a lease under an id of the caller's choice, which makes a retry safe: an existing lease of that
+  /// id is `lease_exists`. The granted TTL may be longer.
   virtual asio::awaitable<Lease> grant(std::int64_t id, std::chrono::seconds ttl) = 0;
 
-  /// Renews a lease; the granted TTL from now on. Zero means that the lease is gone, and nothing else does: every other
-  /// failure throws.
+  /// Renews a lease; the granted TTL from now on. Zero means that the lease is gone, and nothing else does:
+  /// every other failure throws.
   virtual asio::awaitable<std::chrono::seconds> renew(std::int64_t id, std::chrono::milliseconds timeout) = 0;
 
-  /// Ends a lease and deletes the keys attached to it, at one revision. Throws `lease_lost` for an unknown one.
+  /// Ends a lease and deletes the keys attached to it, at one revision. Throws `lease_lost` for an unknown
+  /// one.
   virtual asio::awaitable<void> revoke(std::int64_t id) = 0;
 
-  /// The changes of a range from a revision on (never 0), in whole revisions. The first batch comes at once, usually without
-  /// changes: its `head` and `store_id` tell who answers. Ends by exception: `compacted`, or what broke it.
+  /// The changes of a range from a revision on (never 0), in whole revisions. The first batch comes at once,
+  /// usually without changes: its `head` and `store_id` tell who answers. Ends by exception: `compacted`, or
+  /// what broke it.
   virtual Generator<Batch> watch(KeyRange range, std::int64_t from) = 0;
 
   /// Ends everything in flight and refuses what comes after with `closed`. Any thread; waits for nothing.
   virtual void cancel() noexcept = 0;
 };
 
-/// A store an application owns: base of etcd::Connector and MemoryStore. Whoever borrows it (a Registry) shares the
-/// backend; destroying the store cancels it.
+/// A store an application owns: base of etcd::Connector and MemoryStore. Whoever borrows it (a Registry)
+/// shares the backend; destroying the store cancels it.
 class Store {
  public:
   virtual ~Store() {
