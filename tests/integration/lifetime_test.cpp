@@ -150,9 +150,9 @@ TEST_CASE(
       auto events = reg.watch("user-service");
       auto pending = reg.watch("other-service");
       const auto cancel = std::make_shared<asio::cancellation_signal>();
-      asio::co_spawn(co_await asio::this_coro::executor, pending.next(),
-                     asio::bind_cancellation_slot(
-                         cancel->slot(), [cancel](std::exception_ptr, std::optional<ServiceEvent>) {}));
+      const auto keep = [cancel](std::exception_ptr, std::optional<ServiceEvent>) {};
+      const auto executor = co_await asio::this_coro::executor;
+      asio::co_spawn(executor, pending.next(), asio::bind_cancellation_slot(cancel->slot(), keep));
       co_await reg.register_instance(instance("user-service", "user-" + std::to_string(number)), 2s);
       co_await events.next();
       cancel->emit(asio::cancellation_type::terminal);

@@ -682,12 +682,14 @@ inline void cancellation(const StoreFixture& fixture) {
   asio::io_context io;
   StoreUnderTest rig(fixture, io);
   const std::error_code aborted = asio::error::operation_aborted;
+  // A call whose answer is there first returns it.
+  const auto aborted_or_done = [aborted](std::error_code code) { return code == aborted || !code; };
   const Lease lease = run(io, rig.backend->grant(0, 60s));
   std::vector<Write> writes(1, Write(rig.key("maybe"), "1", 0, 0));
-  CHECK(cancelled(io, all(rig)) == aborted);
-  CHECK(cancelled(io, rig.backend->commit(writes)) == aborted);
-  CHECK(cancelled(io, rig.backend->grant(0, 5s)) == aborted);
-  CHECK(cancelled(io, rig.backend->renew(lease.id, 5s)) == aborted);
+  CHECK(aborted_or_done(cancelled(io, all(rig))));
+  CHECK(aborted_or_done(cancelled(io, rig.backend->commit(writes))));
+  CHECK(aborted_or_done(cancelled(io, rig.backend->grant(0, 5s))));
+  CHECK(aborted_or_done(cancelled(io, rig.backend->renew(lease.id, 5s))));
   auto watch = rig.backend->watch(rig.range(), run(io, all(rig)).revision + 1);
   run(io, watch.next());
   CHECK(cancelled(io, watch.wait()) == aborted);
@@ -696,7 +698,7 @@ inline void cancellation(const StoreFixture& fixture) {
   run(io, force(rig, "k", "1", lease.id));
   std::string seen;
   while (seen.find("k=1;") == std::string::npos) seen += shown(rig, run(io, next_changes(watch)));
-  CHECK(cancelled(io, rig.backend->revoke(lease.id)) == aborted);
+  CHECK(aborted_or_done(cancelled(io, rig.backend->revoke(lease.id))));
   CHECK_NOTHROW(run(io, all(rig)));
 }
 
