@@ -156,7 +156,10 @@ TEST_CASE("registration: it begins only when etcd can be reached, and says why i
   World world;
   world.gate.refuse();
   const auto text = world.run(text_of(world.reg.register_instance(instance("user-service", "user-1"))));
+  CAPTURE(text);
   CHECK(text.find("connect") != std::string::npos);
+  CHECK(text.find(world.gate.endpoint()) != std::string::npos);
+  CHECK(world.run(text_of(world.reg.subscribe("user-service"))).find("connect") != std::string::npos);
   world.gate.accept();
   world.run(world.reg.register_instance(instance("user-service", "user-1")));
   CHECK(key_there(world.etcd));

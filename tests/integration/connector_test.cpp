@@ -253,3 +253,43 @@ TEST_CASE("connector: a write whose answer is lost is unknown, one that was not 
       [&] { return world.run(code_of(world.store.backend()->commit(writes))) == errc::unavailable; }));
   CHECK_FALSE(world.etcd.get("/w/2"));
 }
+
+TEST_CASE(
+    "connector: a watch that nobody reads ends instead of growing for ever, and resumes without a gap") {
+  Etcd etcd;
+  asio::io_context io;
+  etcd::Connector connector(io.get_executor(), connector_config(etcd.endpoint()));
+  auto unread = connector.watch(KeyRange("k"), etcd.revision() + 1);
+  auto read = connector.watch(KeyRange("k"), etcd.revision() + 1);
+  std::int64_t through = rig::run(io, unread.next())->through;
+  rig::run(io, read.next());
+  etcdpb::PutRequest put;
+  put.set_key("k");
+  std::int64_t last = 0;
+  for (int i = 0; i < 1300; ++i) {
+    put.set_value(std::to_string(i));
+    last = rig::run(io, connector.put(put)).header().revision();
+    while (read.try_next()) {
+    }
+  }
+  std::error_code ended;
+  while (!ended) {
+    try {
+      through = rig::run(io, unread.next())->through;
+      REQUIRE(through < last);
+    } catch (const std::system_error& error) {
+      ended = error.code();
+    }
+  }
+  CHECK(ended == errc::unavailable);
+  auto resumed = connector.watch(KeyRange("k"), through + 1);
+  while (through < last) {
+    const auto batch = rig::run(io, resumed.next());
+    for (const auto& change : batch->changes) CHECK(change.kv.mod_revision == ++through);
+  }
+  // The other one on the same stream was not disturbed.
+  put.set_value("more");
+  last = rig::run(io, connector.put(put)).header().revision();
+  while (rig::run(io, read.next())->through < last) {
+  }
+}

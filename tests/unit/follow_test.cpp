@@ -74,7 +74,7 @@ class NotingSink final : public RangeSink {
     log += "] ";
   }
   void fresh() override { log += "fresh "; }
-  void stale(std::error_code why) override {
+  void stale(const detail::Problem& why) override {
     if (why == errc::unavailable)
       log += "stale ";
     else

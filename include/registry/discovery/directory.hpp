@@ -103,12 +103,13 @@ class Directory : public std::enable_shared_from_this<Directory> {
     const ViewState::Waiting waiting(view);
     co_await on(core->home_, attach(core, name, view));
     while (view->version() == 0) {
-      const std::error_code error = view->error();
+      Problem error = view->error();
       if (view->closed()) fail(errc::closed);
       const bool hopeless = error.category() == registry_category() && error && !is_retryable(error);
       const bool late = std::chrono::steady_clock::now() >= deadline;
       if (hopeless || late) {
-        throw std::system_error(error ? error : make_error_code(errc::timed_out), "subscribe " + quote(name));
+        if (!error) error = errc::timed_out;
+        error.raise("subscribe " + quote(name));
       }
       co_await waiting.signal().wait_until(deadline);
     }

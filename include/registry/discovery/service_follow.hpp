@@ -103,10 +103,10 @@ class ServiceFollow final : public RangeSink {
     if (std::exchange(stale_, false)) publish({}, true);
   }
 
-  void stale(std::error_code why) override {
+  void stale(const Problem& why) override {
     error_ = why;
     if (why == errc::store_changed || why == errc::future_revision) same_history_ = false;
-    for_each(views_, [why](ViewState& view) { view.failed(why); });
+    for_each(views_, [&why](ViewState& view) { view.failed(why); });
     mark_stale();
     if (why == errc::closed) end();
   }
@@ -149,7 +149,7 @@ class ServiceFollow final : public RangeSink {
   bool listed_ = false;
   bool stale_ = false;
   bool over_ = false;
-  std::error_code error_;  // why the store is out of reach
+  Problem error_;  // why the store is out of reach
 };
 
 }  // namespace registry::detail

@@ -53,7 +53,7 @@ class ViewState {
     wake();
   }
 
-  void failed(std::error_code why) {
+  void failed(const Problem& why) {
     {
       const std::lock_guard lock(mutex_);
       error_ = why;
@@ -72,7 +72,7 @@ class ViewState {
   bool closed() const noexcept { return closed_.load(std::memory_order_acquire); }
 
   /// Why the last try to reach the store failed.
-  std::error_code error() const {
+  Problem error() const {
     const std::lock_guard lock(mutex_);
     return error_;
   }
@@ -164,7 +164,7 @@ class ViewState {
   std::shared_ptr<const InstanceTable> table_;
   mutable Snapshot built_;
   mutable std::uint64_t built_version_ = 0;
-  std::error_code error_;
+  Problem error_;
   std::list<Signal> waiting_;
 };
 

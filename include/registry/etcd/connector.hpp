@@ -18,11 +18,14 @@ namespace registry::etcd {
 /// whether it works.
 ///
 /// Thread safety: all members may be called from any thread; awaitables resume on the caller's executor.
-/// Errors: std::system_error with registry::errc and a text that names the endpoint and the call. Writes
-/// whose outcome is not known throw `outcome_unknown`; they are never repeated by the Connector. Everything
-/// else is repeated within `request_timeout`, on the other endpoints first. Cancellation: throws
-/// `operation_aborted`; a cancelled write may have been applied. Destroying it cancels what is in flight and
-/// waits for nothing.
+///
+/// Errors: std::system_error with registry::errc and a text that names the endpoint and the call. Writes whose outcome is
+/// not known throw `outcome_unknown`; they are never repeated by the Connector. Everything else is repeated within
+/// `request_timeout`, on the other endpoints first.
+///
+/// Cancellation: throws `operation_aborted`; a cancelled write may have been applied.
+///
+/// Destroying it cancels what is in flight and waits for nothing.
 class Connector : public Store {
  public:
   /// Throws `invalid_argument` for a bad setting, naming it, and `tls_failed` for a file that cannot be read.

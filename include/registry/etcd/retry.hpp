@@ -162,7 +162,14 @@ inline void forget_token(Connection& connection, std::size_t member, const std::
 
 /// Notes what a failure says about the member and its token.
 inline void note_failure(Connection& connection, const Try& attempt, const Failure& failure) {
-  if (failure.verdict.endpoint_bad) connection.failed(attempt.member);
+  if (failure.verdict.endpoint_bad) {
+    connection.failed(attempt.member);
+    connection.observer.count("registry_etcd_endpoint_failures_total");
+    if (connection.observer.logs() && !connection.closed()) {
+      connection.observer.log(LogLevel::Info, "etcd " + connection.member(attempt.member).address +
+                                                  " is avoided for a while: " + quote(failure.text, 300));
+    }
+  }
   if (failure.verdict.code == errc::invalid_token) forget_token(connection, attempt.member, attempt.token);
 }
 

@@ -28,15 +28,18 @@ namespace registry {
 
 /// Registers instances and follows services in a Store.
 ///
-/// It borrows the store's backend and runs on its executor; it starts no thread. Instances stay registered,
+/// It borrows the store's backend and runs on its executor; it starts no thread. While it watches or keeps
+/// something the context has work: `io_context::run` returns after `close`. Instances stay registered,
 /// renewed and guarded, until `deregister`, `close`, or the end of the Registry. Destroying it only cancels:
 /// the keys then go away with their leases, within the TTL. `co_await close()` takes them away at once.
 ///
-/// Thread safety: every member may be called from any thread; awaitables resume on the caller's executor. The
-/// Registry, the store and the execution context may be destroyed in any order. Errors: std::system_error
-/// with registry::errc. Invalid arguments name the field and the value. `is_retryable` and `is_indeterminate`
-/// say what a caller may conclude. Cancellation: every awaitable can be cancelled and then throws
-/// `operation_aborted`.
+/// Thread safety: every member may be called from any thread; awaitables resume on the caller's executor. The Registry,
+/// the store and the execution context may be destroyed in any order.
+///
+/// Errors: std::system_error with registry::errc. Invalid arguments name the field and the value. `is_retryable` and
+/// `is_indeterminate` say what a caller may conclude.
+///
+/// Cancellation: every awaitable can be cancelled and then throws `operation_aborted`.
 class Registry {
  public:
   /// Throws `invalid_argument` for a bad setting.

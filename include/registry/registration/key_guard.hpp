@@ -84,7 +84,7 @@ class GuardSink : public RangeSink {
     }
   }
   void fresh() override {}
-  void stale(std::error_code why) override {
+  void stale(const Problem& why) override {
     changed_ = changed_ || why == errc::store_changed;
     if (why != errc::closed) return;
     for (const auto& keeper : keepers()) keeper.second->store_closed();

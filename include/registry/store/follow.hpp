@@ -42,7 +42,7 @@ class RangeSink {
   /// Nothing is heard of the store until fresh(). Also called for every failed try in between.
   /// `store_changed`: the list that follows shares no history with what was known (equal revisions prove
   /// nothing). `closed`: this was the last call.
-  virtual void stale(std::error_code why) = 0;
+  virtual void stale(const Problem& why) = 0;
   /// Every key of the range with its mod_revision, sorted by key; for reconciling.
   virtual std::vector<std::pair<std::string, std::int64_t>> known() = 0;
 };
@@ -99,11 +99,11 @@ struct Following {
   }
 };
 
-inline std::error_code code_of(const std::exception_ptr& error) {
+inline Problem problem_of(const std::exception_ptr& error) {
   try {
     std::rethrow_exception(error);
   } catch (const std::system_error& failure) {
-    return failure.code();
+    return Problem(failure);
   } catch (...) {
     return errc::protocol_error;
   }
@@ -203,13 +203,14 @@ inline asio::awaitable<void> follow(std::shared_ptr<StoreBackend> backend, KeyRa
     const auto cancelled = (co_await asio::this_coro::cancellation_state).cancelled();
     if (cancelled != asio::cancellation_type::none) co_return;
 
-    const std::error_code why = code_of(error);
+    const Problem why = problem_of(error);
     const auto pause = self.resume.failed(why, std::chrono::steady_clock::now(), self.random.draw());
     self.sink->stale(why);
     if (why == errc::closed) co_return;
     self.observer.count("registry_reconnects_total", self.config.label);
-    self.log(LogLevel::Warning, why.message() + (self.resume.must_list() ? ", listing" : ", resuming") +
-                                    " again in " + std::to_string(pause.count()) + " ms");
+    self.log(LogLevel::Warning, (why.words.empty() ? "" : why.words + ": ") + why.message() +
+                                    (self.resume.must_list() ? ", listing" : ", resuming") + " again in " +
+                                    std::to_string(pause.count()) + " ms");
     if (pause.count() > 0) co_await sleep_for(pause);
   }
 }

@@ -17,10 +17,14 @@ namespace registry {
 /// A key-value store with revisions, leases and resumable watches. Implemented by etcd::Connector's and
 /// MemoryStore's backends; yours passes the same conformance suite (tests/rig/store_conformance.hpp).
 ///
-/// Thread safety: every call may come from any thread and any executor; awaitables resume on the caller's
-/// executor. Lifetime: awaitables and generators own what they need; the backend may be released while they
-/// are in flight. Cancellation: every awaitable may be cancelled and then throws `operation_aborted`; a
-/// cancelled write may have been applied. Errors: `std::system_error` with `registry::errc`.
+/// Thread safety: every call may come from any thread and any executor; awaitables resume on the caller's executor.
+///
+/// Lifetime: awaitables and generators own what they need; the backend may be released while they are in flight.
+///
+/// Cancellation: every awaitable may be cancelled and then throws `operation_aborted`; a cancelled write may have been
+/// applied.
+///
+/// Errors: `std::system_error` with `registry::errc`.
 class StoreBackend {
  public:
   virtual ~StoreBackend() = default;
