@@ -109,6 +109,7 @@ class MemoryTable {
 
   Committed commit(const std::vector<Write>& writes) {
     check_commit(writes, limits_);
+    check_leases(writes);
     Committed done;
     Steps steps;
     for (const Write& write : writes) {
@@ -209,6 +210,15 @@ class MemoryTable {
   }
 
  private:
+  /// As in etcd, a write that its guard refuses does not ask for its lease.
+  void check_leases(const std::vector<Write>& writes) const {
+    for (const Write& write : writes) {
+      if (write.value && write.lease != 0 && leases_.count(write.lease) == 0 && holds(write)) {
+        fail(errc::lease_lost, "lease " + std::to_string(write.lease));
+      }
+    }
+  }
+
   /// Whether the guard of a write lets it through.
   bool holds(const Write& write) const {
     const auto found = pairs_.find(write.key);
