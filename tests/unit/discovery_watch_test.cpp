@@ -495,7 +495,7 @@ TEST_CASE("close: generators end, waits on views end, nothing runs any more") {
   auto view = rig::run(io, Directory::subscribe(world.directory, "svc", {}));
   rig::run(io, view.next());
   std::vector<std::error_code> codes;
-  const auto note = [&](std::exception_ptr error) { codes.push_back(code_of(error)); };
+  const auto note = [&](std::exception_ptr error) { codes.push_back(detail::problem_of(error)); };
   asio::co_spawn(io, view.next(), [&](std::exception_ptr error, auto) { note(error); });
   asio::co_spawn(io, view.wait_ready(5), note);
   std::string end;
