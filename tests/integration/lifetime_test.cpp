@@ -161,7 +161,8 @@ TEST_CASE(
     rig::run(io, use(store, round));
     if (round == 20) threads_before = threads();
   }
-  CHECK(threads() <= threads_before + 1);
+  // gRPC adds and retires a few of its own; one for each round would be a thousand.
+  CHECK(threads() <= threads_before + 8);
   CHECK(eventually([&] { return rig::run(io, store.lease_leases()).leases_size() == 0; }));
   CHECK(eventually([&] {
     io.poll();
