@@ -22,7 +22,7 @@ foreach(name IN LISTS lines)
   string(REPLACE "," "\\," filter "${name}")
   string(APPEND script
     "add_test([==[${FOLDER}: ${name}]==] [==[${BINARY}]==] [==[--test-case=${filter}]==])\n"
-    "set_tests_properties([==[${FOLDER}: ${name}]==] PROPERTIES TIMEOUT 120 LABELS ${FOLDER}\n"
+    "set_tests_properties([==[${FOLDER}: ${name}]==] PROPERTIES TIMEOUT 300 LABELS ${FOLDER}\n"
     "  FAIL_REGULAR_EXPRESSION [==[test cases: +0 ]==] ENVIRONMENT [==[${sanitizers}]==])\n")
 endforeach()
 file(WRITE "${OUT}" "${script}")
