@@ -20,6 +20,7 @@
 #include <memory>
 #include <optional>
 #include <stdexcept>
+#include <system_error>
 #include <thread>
 #include <type_traits>
 #include <utility>
@@ -94,6 +95,17 @@ T run(asio::thread_pool& pool, asio::awaitable<T> work, std::chrono::millisecond
   return detail::run_on(pool.get_executor(), std::move(work), [limit](auto& future) {
     return future.wait_for(limit) == std::future_status::ready;
   });
+}
+
+/// The code that an awaitable fails with; none if it does not.
+template <class T>
+asio::awaitable<std::error_code> code_of(asio::awaitable<T> work) {
+  try {
+    co_await std::move(work);
+  } catch (const std::system_error& error) {
+    co_return error.code();
+  }
+  co_return std::error_code();
 }
 
 /// Looks again and again, a millisecond apart, until the condition holds.

@@ -71,16 +71,6 @@ using namespace std::chrono_literals;
 using Task = asio::awaitable<void>;
 using Rig = StoreUnderTest&;
 
-template <class T>
-asio::awaitable<std::error_code> code_of(asio::awaitable<T> work) {
-  try {
-    co_await std::move(work);
-  } catch (const std::system_error& error) {
-    co_return error.code();
-  }
-  co_return std::error_code();
-}
-
 inline asio::awaitable<Written> write(Rig rig, std::string name, std::optional<std::string> value,
                                       std::int64_t lease = 0, std::int64_t expected = 0) {
   std::vector<Write> writes(1, Write(rig.key(name), std::move(value), lease, expected));

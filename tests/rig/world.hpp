@@ -121,17 +121,6 @@ inline bool has_state(const RegistrationLog& log, registry::RegistrationState st
   return seen >= times;
 }
 
-/// The code that an awaitable fails with.
-template <class T>
-asio::awaitable<std::error_code> code_of(asio::awaitable<T> work) {
-  try {
-    co_await std::move(work);
-  } catch (const std::system_error& error) {
-    co_return error.code();
-  }
-  co_return std::error_code();
-}
-
 /// The text that an awaitable fails with; empty if it does not.
 template <class T>
 asio::awaitable<std::string> text_of(asio::awaitable<T> work) {

@@ -68,7 +68,7 @@ asio::awaitable<std::int64_t> create(std::shared_ptr<StoreBackend> store, std::s
 
 template <class T>
 std::error_code failure(asio::io_context& io, asio::awaitable<T> work) {
-  return rig::run(io, rig::conformance::code_of(std::move(work)));
+  return rig::run(io, rig::code_of(std::move(work)));
 }
 
 KeyRange everything() { return KeyRange("/", "0"); }

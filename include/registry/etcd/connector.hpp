@@ -90,7 +90,6 @@ class Connector : public Store {
     request.set_key("registry/connect");
     request.set_count_only(true);
     request.set_serializable(true);  // asks this member alone: a cluster without a quorum can still be listed
-    std::error_code refused;
     try {
       auto attempt = detail::unary<pb::RangeResponse>(
           connection, "connect", detail::Effect::Repeatable, std::move(request),
