@@ -61,7 +61,7 @@ TEST_CASE("watch resume: what was delivered is not delivered again, and the posi
 
 TEST_CASE("watch resume: a restored or replaced store is listed again") {
   WatchResume restored = resumed(100);
-  CHECK(restored.failed(errc::unavailable, start, 0) == 500ms);
+  restored.failed(errc::unavailable, start, 0);
   CHECK_FALSE(restored.must_list());
   restored.started();
   const WatchAction low = restored.batch(batch(99, 99), start);
@@ -145,9 +145,33 @@ TEST_CASE("watch resume: a server that accepts and breaks at once is asked less 
     now += 10ms;
   }
   CHECK(last > 25s);
-  CHECK(resume.failed(errc::unavailable, now + 31s, 0.999) < 1001ms);  // held longer than the pause before
+  CHECK(resume.failed(errc::unavailable, now + 31s, 0.999) < 100ms);  // held longer than the pause before
   CHECK_FALSE(resume.must_list());
   CHECK(resume.next() == 11);
+}
+
+TEST_CASE(
+    "watch resume: the first break of what held is resumed quickly, spread by the draw; then it backs off") {
+  WatchResume resume = resumed(10);
+  CHECK(resume.failed(errc::unavailable, start + 5s, 0.0) == 0ms);
+  for (const auto later : {10s, 15s}) {
+    resume.started();
+    resume.batch(batch(10, 10), start + later);
+    CHECK(resume.failed(errc::unavailable, start + later + 2s, 0.5) == 50ms);
+  }
+  CHECK(resume.failed(errc::unavailable, start + 17s, 0.0) == 500ms);  // the try failed, too
+  CHECK(resume.failed(errc::unavailable, start + 18s, 0.999) > 1000ms);
+
+  // Broken before it held, but nothing failed before: a server that dies just after we came.
+  WatchResume young = resumed(10);
+  CHECK(young.failed(errc::unavailable, start + 10ms, 0.99) < 100ms);
+  young.started();
+  young.batch(batch(10, 10), start + 100ms);
+  CHECK(young.failed(errc::unavailable, start + 110ms, 0.0) == 500ms);
+  // One quick try for both kinds of failure.
+  WatchResume listing = resumed(10);
+  CHECK(listing.failed(errc::compacted, start, 0.99) == 0ms);
+  CHECK(listing.failed(errc::unavailable, start, 0.0) == 500ms);
 }
 
 TEST_CASE("watch resume: refused for good reason, asked at the longest pace") {

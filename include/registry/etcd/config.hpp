@@ -27,7 +27,7 @@ struct ConnectorConfig {
   std::vector<std::string> endpoints{"127.0.0.1:2379"};
   /// How long one attempt to connect may take, and `connect()` as a whole.
   std::chrono::milliseconds dial_timeout{5000};
-  /// How long one call may take, with its retries.
+  /// How long one call may take, with its retries; and the answer to a new watch.
   std::chrono::milliseconds request_timeout{3000};
   /// Empty: no authentication.
   std::string username, password;

@@ -1,6 +1,7 @@
 // All watches of a Connector share one stream: created in order, told apart by the id the server gives them.
 #pragma once
 
+#include <algorithm>
 #include <asio/awaitable.hpp>
 #include <cstdint>
 #include <deque>
@@ -28,7 +29,8 @@ struct Watcher {
   WatchAssembly assembly;
   std::shared_ptr<registry::detail::Mailbox<Batch>> out;
   std::weak_ptr<WatchHub> hub;
-  std::int64_t id = -1;  // the server's; 0 is a valid one
+  std::int64_t id = -1;                      // the server's; 0 is a valid one
+  Connection::Clock::time_point answer_due;  // once its create was sent
   bool wanted = true;
 
   Watcher(KeyRange keys, std::int64_t from) : range(std::move(keys)), assembly(from) {}
@@ -37,30 +39,25 @@ struct Watcher {
 /// One stream and its watchers. A hub whose stream has ended, or whose token no longer does for new watches,
 /// takes no more of them: the next one opens the next hub, and those that run are not disturbed.
 struct WatchHub {
+  Try opened;                                    // at which member, with which token
   std::shared_ptr<WatchStream::Reactor> stream;  // set while it is open
   bool accepting = true;
+  bool minded = false;                           // mind_creates runs
   std::deque<std::shared_ptr<Watcher>> waiting;  // for the stream to open
   std::deque<std::shared_ptr<Watcher>>
       creating;  // sent; the answers come in this order and carry no other hint
   std::unordered_map<std::int64_t, std::shared_ptr<Watcher>> running;
 
-  bool idle() const { return waiting.empty() && creating.empty() && running.empty(); }
+  /// The oldest create that somebody still waits for.
+  auto oldest_create() const {
+    return std::find_if(creating.begin(), creating.end(),
+                        [](const auto& watcher) { return watcher->wanted; });
+  }
+  bool idle() const { return waiting.empty() && running.empty() && oldest_create() == creating.end(); }
 };
 
 /// Batches that may wait for the consumer of one watch.
 inline constexpr std::size_t max_unread = 1024;
-
-inline void send_create(WatchHub& hub, const std::shared_ptr<Watcher>& watcher) {
-  pb::WatchRequest request;
-  auto& create = *request.mutable_create_request();
-  create.set_key(watcher->range.begin);
-  create.set_range_end(watcher->range.end);
-  create.set_start_revision(watcher->assembly.next());
-  create.set_fragment(true);
-  create.set_progress_notify(true);
-  hub.creating.push_back(watcher);
-  hub.stream->write(std::move(request));
-}
 
 inline void send_cancel(WatchHub& hub, std::int64_t id) {
   pb::WatchRequest request;
@@ -71,6 +68,56 @@ inline void send_cancel(WatchHub& hub, std::int64_t id) {
 inline std::exception_ptr watch_error(const Member& member, errc code, const std::string& text) {
   return std::make_exception_ptr(
       std::system_error(make_error_code(code), "etcd " + member.address + ": Watch: " + text));
+}
+
+/// A hub that nobody needs ends its stream.
+inline void end_if_idle(WatchHub& hub) {
+  if (!hub.idle()) return;
+  hub.accepting = false;
+  if (hub.stream) hub.stream->cancel();
+}
+
+/// The member does not answer creates: their watchers turn elsewhere, those that run are not disturbed. The
+/// places in the line stay, should an answer come after all.
+inline void forsake_creates(Connection& connection, WatchHub& hub) {
+  const Failure failure(grpc::Status(grpc::StatusCode::DEADLINE_EXCEEDED,
+                                     "a new watch was not answered within request_timeout"));
+  note_failure(connection, hub.opened, failure);
+  hub.accepting = false;
+  for (const auto& watcher : hub.creating) {
+    watcher->wanted = false;
+    watcher->out->close(
+        watch_error(connection.member(hub.opened.member), failure.verdict.code, failure.text));
+  }
+  end_if_idle(hub);
+}
+
+/// Runs while creates are open, so that none waits for ever: pings only tell that the peer is there.
+inline asio::awaitable<void> mind_creates(ConnectionPtr connection, std::shared_ptr<WatchHub> hub) {
+  while (hub->stream && hub->oldest_create() != hub->creating.end()) {
+    const auto left = (*hub->oldest_create())->answer_due - Connection::Clock::now();
+    if (left.count() > 0) {
+      co_await registry::detail::sleep_for(left);
+    } else {
+      forsake_creates(*connection, *hub);
+    }
+  }
+  hub->minded = false;
+}
+
+inline void send_create(const ConnectionPtr& connection, const std::shared_ptr<WatchHub>& hub,
+                        const std::shared_ptr<Watcher>& watcher) {
+  pb::WatchRequest request;
+  auto& create = *request.mutable_create_request();
+  create.set_key(watcher->range.begin);
+  create.set_range_end(watcher->range.end);
+  create.set_start_revision(watcher->assembly.next());
+  create.set_fragment(true);
+  create.set_progress_notify(true);
+  watcher->answer_due = Connection::Clock::now() + connection->config.request_timeout;
+  hub->creating.push_back(watcher);
+  hub->stream->write(std::move(request));
+  if (!std::exchange(hub->minded, true)) connection->tasks.spawn(mind_creates(connection, hub));
 }
 
 inline std::exception_ptr closed_error() {
@@ -92,6 +139,7 @@ class HubEnd {
     for (const auto& watcher : hub_->waiting) watcher->out->close(error);
     for (const auto& watcher : hub_->creating) watcher->out->close(error);
     for (const auto& [id, watcher] : hub_->running) watcher->out->close(error);
+    hub_->creating.clear();
   }
 
   std::exception_ptr error = closed_error();
@@ -119,8 +167,7 @@ inline std::vector<Change> take_changes(pb::WatchResponse& message) {
 }
 
 /// The answer to the oldest create that is open.
-inline void on_created(Connection& connection, const Try& opened, WatchHub& hub,
-                       const pb::WatchResponse& message) {
+inline void on_created(Connection& connection, WatchHub& hub, const pb::WatchResponse& message) {
   if (hub.creating.empty()) return;
   const auto watcher = std::move(hub.creating.front());
   hub.creating.pop_front();
@@ -129,10 +176,10 @@ inline void on_created(Connection& connection, const Try& opened, WatchHub& hub,
     if (failure.verdict.code == errc::invalid_token) {
       // The stream's token cannot be changed: new watches need a new stream.
       hub.accepting = false;
-      forget_token(connection, opened.member, opened.token);
+      forget_token(connection, hub.opened.member, hub.opened.token);
     }
     watcher->out->close(
-        watch_error(connection.member(opened.member), failure.verdict.code, quote(failure.text, 300)));
+        watch_error(connection.member(hub.opened.member), failure.verdict.code, quote(failure.text, 300)));
     return;
   }
   watcher->id = message.watch_id();
@@ -145,8 +192,7 @@ inline void on_created(Connection& connection, const Try& opened, WatchHub& hub,
   watcher->out->push(std::move(first));
 }
 
-inline void on_canceled(Connection& connection, const Try& opened, WatchHub& hub,
-                        const pb::WatchResponse& message) {
+inline void on_canceled(Connection& connection, WatchHub& hub, const pb::WatchResponse& message) {
   const auto found = hub.running.find(message.watch_id());
   if (found == hub.running.end()) return;
   const auto watcher = std::move(found->second);
@@ -158,10 +204,10 @@ inline void on_canceled(Connection& connection, const Try& opened, WatchHub& hub
     code = failure.verdict.code;
     text = quote(failure.text, 300);
   }
-  watcher->out->close(watch_error(connection.member(opened.member), code, text));
+  watcher->out->close(watch_error(connection.member(hub.opened.member), code, text));
 }
 
-inline void on_answer(Connection& connection, const Try& opened, WatchHub& hub, pb::WatchResponse& message) {
+inline void on_answer(Connection& connection, WatchHub& hub, pb::WatchResponse& message) {
   const auto found = hub.running.find(message.watch_id());
   if (found == hub.running.end()) return;
   Watcher& watcher = *found->second;
@@ -174,7 +220,7 @@ inline void on_answer(Connection& connection, const Try& opened, WatchHub& hub, 
   watcher.out->push(std::move(*batch));
   if (watcher.out->size() < max_unread) return;
   // The others on the stream must not wait for this one, and the queue must not grow for ever.
-  watcher.out->close(watch_error(connection.member(opened.member), errc::unavailable,
+  watcher.out->close(watch_error(connection.member(hub.opened.member), errc::unavailable,
                                  "its consumer fell behind; resume after the last batch"));
   send_cancel(hub, watcher.id);
   hub.running.erase(found);
@@ -183,7 +229,7 @@ inline void on_answer(Connection& connection, const Try& opened, WatchHub& hub, 
 /// Opens the stream and passes on what comes, until it breaks or nobody is left.
 inline asio::awaitable<void> run_hub(ConnectionPtr connection, std::shared_ptr<WatchHub> hub) {
   HubEnd end(connection, hub);
-  Try opened;
+  Try& opened = hub->opened;
   opened.member = connection->pick();
   opened.deadline = Connection::Clock::now() + connection->config.request_timeout;
   std::optional<Failure> failure = co_await authenticate(connection, opened.member, opened.deadline);
@@ -195,7 +241,7 @@ inline asio::awaitable<void> run_hub(ConnectionPtr connection, std::shared_ptr<W
     const WatchStream stream(co_await asio::this_coro::executor, call,
                              [stub](auto& reactor) { stub->async()->Watch(&reactor.context, &reactor); });
     hub->stream = call;
-    for (const auto& watcher : std::exchange(hub->waiting, {})) send_create(*hub, watcher);
+    for (const auto& watcher : std::exchange(hub->waiting, {})) send_create(connection, hub, watcher);
     bool heard = false;
     while (!hub->idle()) {
       std::optional<pb::WatchResponse> message = co_await stream->read();
@@ -205,11 +251,11 @@ inline asio::awaitable<void> run_hub(ConnectionPtr connection, std::shared_ptr<W
       }
       if (!std::exchange(heard, true)) connection->succeeded(opened.member);
       if (message->created()) {
-        on_created(*connection, opened, *hub, *message);
+        on_created(*connection, *hub, *message);
       } else if (message->canceled()) {
-        on_canceled(*connection, opened, *hub, *message);
+        on_canceled(*connection, *hub, *message);
       } else {
-        on_answer(*connection, opened, *hub, *message);
+        on_answer(*connection, *hub, *message);
       }
     }
   }
@@ -236,7 +282,7 @@ inline void attach(const ConnectionPtr& connection, const std::shared_ptr<Watche
   }
   watcher->hub = connection->hub;
   if (connection->hub->stream) {
-    send_create(*connection->hub, watcher);
+    send_create(connection, connection->hub, watcher);
   } else {
     connection->hub->waiting.push_back(watcher);
   }
@@ -253,10 +299,7 @@ inline void detach(const std::shared_ptr<Watcher>& watcher) {
     hub->running.erase(found);
     if (hub->stream) send_cancel(*hub, watcher->id);
   }
-  if (hub->idle()) {
-    hub->accepting = false;
-    if (hub->stream) hub->stream->cancel();
-  }
+  end_if_idle(*hub);
 }
 
 /// A watch as a Generator: attached at its first use, detached when its consumer is gone.

@@ -91,40 +91,41 @@ class WatchResume {
     return action;
   }
 
-  /// The list or the watch failed. Returns the pause before the next try; zero: at once.
+  /// The list or the watch failed. Returns the pause before the next try; zero: at once. The first break of
+  /// what went well is answered quickly: a list is read at once, a watch resumed within a tenth of the first
+  /// backoff step (not all clients of a server that restarts in the same moment).
   std::chrono::milliseconds failed(std::error_code code, TimePoint now, double draw) {
     // Only a watch that held longer than the pause before it clears the record: a server that accepts and
     // breaks at once, or compacts at once, is asked less and less often.
     if (running_ && now - since_ >= std::max(pause_, first_)) {
       backoff_.reset();
-      at_once_ = true;
+      quick_ = true;
     }
     running_ = false;
-    if (code == errc::compacted || code == errc::store_changed || code == errc::future_revision) {
-      listed_ = false;
-      if (std::exchange(at_once_, false)) return pause_ = std::chrono::milliseconds(0);
-    }
-    pause_ = backoff_.next(draw);
+    const bool lost_history =
+        code == errc::compacted || code == errc::store_changed || code == errc::future_revision;
+    if (lost_history) listed_ = false;
     // Somebody must act before these change: do not fill the server's log meanwhile.
-    if (code == errc::authentication_failed || code == errc::permission_denied) {
-      const double share = 0.5 + 0.5 * std::clamp(draw, 0.0, 1.0);
-      const auto longest = static_cast<double>(max_.count()) * share;
-      pause_ = std::max(pause_, std::chrono::milliseconds(static_cast<std::int64_t>(longest)));
-    }
-    return pause_;
+    if (code == errc::authentication_failed || code == errc::permission_denied)
+      return pause_ = std::max(backoff_.next(draw), part(max_, 0.5, 1.0, draw));
+    if (std::exchange(quick_, false)) return pause_ = part(first_, 0.0, lost_history ? 0.0 : 0.1, draw);
+    return pause_ = backoff_.next(draw);
   }
 
   /// Whether it is time to compare what is known with the store: some servers lose events without a word.
   bool reconcile_due(TimePoint now) const noexcept { return interval_.count() > 0 && now >= due_; }
 
   /// A comparison was made or given up; the next one is due an interval later, jittered by a tenth.
-  void reconciled(TimePoint now, double draw) {
-    const double share = 0.9 + 0.2 * std::clamp(draw, 0.0, 1.0);
-    due_ = now + std::chrono::milliseconds(
-                     static_cast<std::int64_t>(static_cast<double>(interval_.count()) * share));
-  }
+  void reconciled(TimePoint now, double draw) { due_ = now + part(interval_, 0.9, 1.1, draw); }
 
  private:
+  /// Between `low` and `high` times `whole`, as `draw` says.
+  static std::chrono::milliseconds part(std::chrono::milliseconds whole, double low, double high,
+                                        double draw) {
+    const double share = low + (high - low) * std::clamp(draw, 0.0, 1.0);
+    return std::chrono::milliseconds(static_cast<std::int64_t>(static_cast<double>(whole.count()) * share));
+  }
+
   static WatchAction relist(errc reason) {
     WatchAction action;
     action.kind = WatchAction::Relist;
@@ -141,7 +142,7 @@ class WatchResume {
   bool just_listed_ = false;  // no batch since the list
   bool first_batch_ = false;
   bool running_ = false;  // a watch delivers since `since_`
-  bool at_once_ = true;   // one list without a pause is allowed
+  bool quick_ = true;     // one try without a backoff is allowed
   TimePoint since_, due_;
 };
 
