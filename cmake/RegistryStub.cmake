@@ -1,8 +1,8 @@
-# registry_add_stub(target MESSAGES a.proto... SERVICES b.proto...): a static library of the messages and gRPC stubs that protoc
-# generates. Service classes get a namespace of ours, `<package>::registry_stub`, so that another stub of the same services can
-# live in the same program; the path of a call keeps the package's name alone.
+# registry_add_stub(target [PLAIN] [MESSAGES a.proto...] [SERVICES b.proto...]): a static library of the messages and gRPC stubs
+# that protoc generates. Service classes get a namespace of ours, `<package>::registry_stub`, so that another stub of the same
+# services can live in the same program; the path of a call keeps the package's name alone. PLAIN: no such namespace.
 function(registry_add_stub target)
-  cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "MESSAGES;SERVICES")
+  cmake_parse_arguments(PARSE_ARGV 1 arg "PLAIN" "" "MESSAGES;SERVICES")
   set(out "${CMAKE_CURRENT_BINARY_DIR}/${target}")
   file(MAKE_DIRECTORY "${out}")
   set(headers "")
@@ -16,7 +16,7 @@ function(registry_add_stub target)
     if(proto IN_LIST arg_SERVICES)
       list(APPEND made "${out}/${name}.grpc.pb.h" "${out}/${name}.grpc.pb.cc")
       set(grpc_flags --plugin=protoc-gen-grpc=$<TARGET_FILE:gRPC::grpc_cpp_plugin>
-        --grpc_out=services_namespace=registry_stub:${out})
+        --grpc_out=$<IF:$<BOOL:${arg_PLAIN}>,,services_namespace=registry_stub:>${out})
     endif()
     list(TRANSFORM arg_MESSAGES PREPEND "${CMAKE_CURRENT_SOURCE_DIR}/" OUTPUT_VARIABLE imports)
     add_custom_command(OUTPUT ${made}
