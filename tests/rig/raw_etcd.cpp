@@ -63,13 +63,32 @@ RawEtcd::RawEtcd(std::vector<std::string> endpoints, std::chrono::milliseconds t
 }
 
 template <class Call>
-bool RawEtcd::once(Call call) {
+void RawEtcd::send(Call call) {
   grpc::ClientContext context;
   context.set_deadline(std::chrono::system_clock::now() + timeout_);
   context.AddMetadata("hasleader", "true");
   if (!token_.empty()) context.AddMetadata("token", token_);
   status_ = call(*nodes_[current_], context);
+}
+
+template <class Call>
+bool RawEtcd::once(Call call) {
+  if (user_.empty() || !token_.empty() || authenticate()) send(call);
+  // Tokens live in the memory of a member, for a while.
+  if (status_.error_code() == grpc::StatusCode::UNAUTHENTICATED && !user_.empty() && authenticate())
+    send(call);
   if (!status_.ok()) current_ = (current_ + 1) % nodes_.size();
+  return status_.ok();
+}
+
+bool RawEtcd::authenticate() {
+  raw::pb::AuthenticateRequest request;
+  request.set_name(user_);
+  request.set_password(password_);
+  raw::pb::AuthenticateResponse response;
+  token_.clear();
+  send([&](Node& at, auto& context) { return at.auth.Authenticate(&context, request, &response); });
+  token_ = response.token();
   return status_.ok();
 }
 
@@ -84,15 +103,11 @@ void RawEtcd::persist(Call call) {
 }
 
 bool RawEtcd::login(const std::string& user, const std::string& password) {
-  raw::pb::AuthenticateRequest request;
-  request.set_name(user);
-  request.set_password(password);
-  raw::pb::AuthenticateResponse response;
-  token_.clear();
-  if (!once([&](Node& at, auto& context) { return at.auth.Authenticate(&context, request, &response); }))
-    return false;
-  token_ = response.token();
-  return true;
+  user_ = user;
+  password_ = password;
+  if (authenticate()) return true;
+  current_ = (current_ + 1) % nodes_.size();
+  return false;
 }
 
 std::optional<std::int64_t> RawEtcd::put(const std::string& key, const std::string& value,
@@ -186,12 +201,15 @@ std::vector<std::int64_t> RawEtcd::leases() {
   return ids;
 }
 
-Oracle::Oracle(std::vector<std::string> endpoints, std::string prefix)
+Oracle::Oracle(std::vector<std::string> endpoints, std::string prefix, RawLogin login)
     : endpoints_(std::move(endpoints)),
       prefix_(std::move(prefix)),
       // Within the range that is watched, and so in order with it, but no name that a test would choose.
-      mark_(prefix_ + "~mark-" + std::to_string(std::random_device()())) {
-  start_ = RawEtcd(endpoints_).revision();
+      mark_(prefix_ + "~mark-" + std::to_string(std::random_device()())),
+      login_(std::move(login)) {
+  RawEtcd reader(endpoints_);
+  if (!login_.user.empty()) reader.login(login_.user, login_.password);
+  start_ = reader.revision();
   next_ = start_ + 1;
   thread_ = quiet_thread([this] { run(); });
 }
@@ -205,6 +223,13 @@ Oracle::~Oracle() {
   thread_.join();
 }
 
+std::string Oracle::token(const std::string& endpoint) const {
+  if (login_.user.empty()) return {};
+  RawEtcd session({endpoint});
+  session.login(login_.user, login_.password);
+  return session.token();
+}
+
 void Oracle::run() {
   std::vector<std::shared_ptr<grpc::Channel>> channels;
   for (const auto& endpoint : endpoints_) channels.push_back(open(endpoint));
@@ -212,6 +237,8 @@ void Oracle::run() {
     raw::rpc::Watch::Stub stub(channels[turn % channels.size()]);
     const auto context = std::make_shared<grpc::ClientContext>();
     context->AddMetadata("hasleader", "true");
+    const std::string token_here = token(endpoints_[turn % endpoints_.size()]);
+    if (!token_here.empty()) context->AddMetadata("token", token_here);
     raw::pb::WatchRequest request;
     {
       const std::lock_guard lock(mutex_);
@@ -264,9 +291,20 @@ std::vector<RawEvent> Oracle::events() const {
   return events_;
 }
 
+std::vector<RawEvent> Oracle::take() {
+  const std::lock_guard lock(mutex_);
+  return std::exchange(events_, {});
+}
+
+std::int64_t Oracle::seen() const {
+  const std::lock_guard lock(mutex_);
+  return next_ - 1;
+}
+
 std::vector<RawEvent> Oracle::finish(std::chrono::milliseconds deadline) {
   const auto end = std::chrono::steady_clock::now() + deadline;
   RawEtcd writer(endpoints_);
+  if (!login_.user.empty()) writer.login(login_.user, login_.password);
   std::optional<std::int64_t> mark;
   while (!(mark = writer.put(mark_, ""))) {
     if (std::chrono::steady_clock::now() >= end)

@@ -46,8 +46,11 @@ class RawEtcd {
   explicit RawEtcd(std::vector<std::string> endpoints,
                    std::chrono::milliseconds timeout = std::chrono::seconds(2));
 
-  /// Authenticates, for the calls from now on. False: refused.
+  /// Authenticates, for the calls from now on. False: refused, or nobody answered. A call that is refused because
+  /// the token is not valid any more authenticates again and is sent once more: it was not applied.
   bool login(const std::string& user, const std::string& password);
+  /// Of the last login; empty without one.
+  const std::string& token() const noexcept { return token_; }
 
   /// The revision that the write got.
   std::optional<std::int64_t> put(const std::string& key, const std::string& value, std::int64_t lease = 0);
@@ -71,15 +74,23 @@ class RawEtcd {
  private:
   struct Node;
   template <class Call>
+  void send(Call call);
+  template <class Call>
   bool once(Call call);
   template <class Call>
   void persist(Call call);
+  bool authenticate();
 
   std::vector<std::shared_ptr<Node>> nodes_;
   std::size_t current_ = 0;
   std::chrono::milliseconds timeout_;
-  std::string token_;
+  std::string user_, password_, token_;
   grpc::Status status_;
+};
+
+/// Who an oracle speaks as; an empty user for a store without authentication.
+struct RawLogin {
+  std::string user = {}, password = {};
 };
 
 /// The truth: every event under a prefix from a revision on, in order, once, whole revisions; watched directly
@@ -87,7 +98,7 @@ class RawEtcd {
 class Oracle {
  public:
   /// From the revision behind the present one.
-  explicit Oracle(std::vector<std::string> endpoints, std::string prefix);
+  explicit Oracle(std::vector<std::string> endpoints, std::string prefix, RawLogin login = RawLogin());
   ~Oracle();
   Oracle(const Oracle&) = delete;
   Oracle& operator=(const Oracle&) = delete;
@@ -96,6 +107,10 @@ class Oracle {
   std::int64_t start() const noexcept { return start_; }
   /// The events so far.
   std::vector<RawEvent> events() const;
+  /// Hands over the events so far, for runs that are too long to keep them here; finish() then gives the rest.
+  std::vector<RawEvent> take();
+  /// Compacting up to here leaves it undisturbed.
+  std::int64_t seen() const;
   /// All events up to now: writes a mark beside them and waits until it arrives; the mark is not among them.
   /// Throws std::runtime_error when it does not arrive, or when events were missed by the oracle itself.
   std::vector<RawEvent> finish(std::chrono::milliseconds deadline = std::chrono::seconds(30));
@@ -104,10 +119,12 @@ class Oracle {
                                                const std::vector<RawEvent>& events);
 
  private:
+  std::string token(const std::string& endpoint) const;
   void run();
 
   const std::vector<std::string> endpoints_;
   const std::string prefix_, mark_;
+  const RawLogin login_;
   std::int64_t start_ = 0;
   mutable std::mutex mutex_;
   std::condition_variable arrived_;

@@ -327,6 +327,30 @@ TEST_CASE("generator: destroying it ends a pending next empty; moved-from genera
   CHECK_FALSE(box->push(1));
 }
 
+TEST_CASE("task scope: several wait for its end, one of them until a deadline only") {
+  asio::io_context io;
+  detail::TaskScope scope(detail::Home::strand(io.get_executor()));
+  const detail::Signal go;
+  auto work = [](detail::Signal signal) -> asio::awaitable<void> { co_await signal.wait(); };
+  int joined = 0;
+  auto joiner = [](detail::TaskScope& of, detail::TaskScope::Deadline deadline,
+                   int& count) -> asio::awaitable<void> {
+    co_await of.join(deadline);
+    ++count;
+  };
+  scope.spawn(work(go));
+  const auto never = detail::TaskScope::Deadline::max();
+  asio::co_spawn(io, joiner(scope, never, joined), asio::detached);
+  asio::co_spawn(io, joiner(scope, never, joined), asio::detached);
+  asio::co_spawn(io, joiner(scope, std::chrono::steady_clock::now(), joined), asio::detached);
+  while (joined < 1) io.run_one();
+  CHECK(joined == 1);
+  CHECK(scope.size() == 1);
+  go.raise();
+  io.run();
+  CHECK(joined == 3);
+}
+
 TEST_CASE("generator: wait consumes nothing and can race with a timer") {
   asio::io_context io;
   auto box = std::make_shared<Mailbox<int>>();

@@ -728,3 +728,26 @@ TEST_CASE("claim: two claims, an outsider and every fault: no fight, and peace w
   }
   MESSAGE("seeds from " << first);
 }
+
+TEST_CASE("claim: a key that could not be moved from a lease we left is lost for the reason of that") {
+  for (const errc why : {errc::permission_denied, errc::unavailable}) {
+    Script s;
+    s.registered();
+    s.claim.lease(L2);  // the lease was split
+    CHECK(s.next() == "put v on 102 if 10");
+    s.fail(why);
+    s.see_absent(11);  // L1 ran out
+    CHECK(s.claim.lost());
+    CHECK(s.claim.lost_why() == (why == errc::unavailable ? errc::lease_lost : why));
+  }
+  // In between a write was taken: what was refused before is no reason any more.
+  Script s;
+  s.registered();
+  s.claim.desire("w");
+  CHECK(s.next() == "put w on 101 if 10");
+  s.fail(errc::permission_denied);
+  CHECK(s.next() == "put w on 101 if 10");
+  s.claim.written(applied(), 12);
+  s.see_absent(13);
+  CHECK(s.claim.lost_why() == errc::key_deleted);
+}

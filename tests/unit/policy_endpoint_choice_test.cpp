@@ -77,3 +77,17 @@ TEST_CASE("endpoint choice: failures of calls that were sent before count once")
   choice.failed(1, start, 1.0);
   CHECK(choice.pick(start + 100ms) == 0);
 }
+
+TEST_CASE("endpoint choice: who asks again only after the time is over asks elsewhere all the same") {
+  EndpointChoice choice(3, 0.0);
+  auto now = start;
+  for (std::size_t turn = 0; turn < 7; ++turn) {
+    CHECK(choice.pick(now) == turn % 3);
+    choice.failed(turn % 3, now, 1.0);
+    now += 1min;
+  }
+  // A failure of one that was left before says nothing about the one in use.
+  choice.succeeded(1);
+  choice.failed(0, now, 1.0);
+  CHECK(choice.pick(now) == 1);
+}

@@ -86,3 +86,37 @@ TEST_CASE("etcd status: a watch's cancel reason wraps the text of a status") {
   const auto reason = "rpc error: code = Unauthenticated desc = etcdserver: invalid auth token";
   CHECK(judge_etcd(RpcCode::Unknown, reason).code == errc::invalid_token);
 }
+
+TEST_CASE("etcd status: a watch that ends with a compact revision was compacted, whatever its text") {
+  CHECK(judge_watch_end(7, "", true).code == errc::compacted);
+  CHECK(judge_watch_end(7, "etcdserver: permission denied", true).code == errc::compacted);
+  CHECK(judge_watch_end(0, "etcdserver: mvcc: required revision has been compacted", true).code ==
+        errc::compacted);
+  CHECK(judge_watch_end(0, "rpc error: code = PermissionDenied desc = etcdserver: permission denied", true)
+            .code == errc::permission_denied);
+  CHECK(judge_watch_end(0, "", true).code == errc::unavailable);
+}
+
+TEST_CASE("etcd status: a certificate that does not do is no lack of a server") {
+  for (const char* text :
+       {"failed to connect to all addresses; last error: UNKNOWN: Ssl handshake failed: SSL_ERROR_SSL",
+        "failed to connect to all addresses; last error: Peer name a is not in peer certificate"}) {
+    const EtcdVerdict verdict = judge_etcd(RpcCode::Unavailable, text);
+    CHECK(verdict.code == errc::tls_failed);
+    CHECK(verdict.endpoint_bad);
+    CHECK(verdict.retry);  // another member may have a better one
+    CHECK_FALSE(verdict.may_be_applied);
+  }
+}
+
+TEST_CASE("etcd status: without a user name no token will come, so asking again is of no use") {
+  for (const char* text : {"etcdserver: user name is empty", "etcdserver: invalid auth token",
+                           "rpc error: code = InvalidArgument desc = etcdserver: user name is empty"}) {
+    CHECK(judge_etcd(RpcCode::InvalidArgument, text).code == errc::invalid_token);
+    CHECK(judge_etcd(RpcCode::InvalidArgument, text).retry);
+    const EtcdVerdict without = judge_etcd(RpcCode::InvalidArgument, text, false);
+    CHECK(without.code == errc::authentication_failed);
+    CHECK_FALSE(without.retry);
+    CHECK(judge_watch_end(0, text, false).code == errc::authentication_failed);
+  }
+}

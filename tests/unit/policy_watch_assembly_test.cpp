@@ -61,6 +61,13 @@ TEST_CASE("watch assembly: events that were delivered before are dropped and cou
   CHECK(watch.dropped() == 4);
 }
 
+TEST_CASE("watch assembly: an answer out of order is not asked for again") {
+  WatchAssembly watch(12);
+  CHECK(watch.events(13, false, changes({12, 13, 12})));
+  CHECK(watch.next() == 14);
+  CHECK_FALSE(watch.events(13, false, changes({13})));
+}
+
 TEST_CASE("watch assembly: progress moves the bookmark up and never down") {
   WatchAssembly watch(100);
   CHECK_FALSE(watch.progress(50));  // servers below 3.5.22 say so of a watch in the future

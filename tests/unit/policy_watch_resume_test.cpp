@@ -181,15 +181,41 @@ TEST_CASE("watch resume: refused for good reason, asked at the longest pace") {
   CHECK(resume.must_list());
 }
 
-TEST_CASE("watch resume: reconciling is due an interval after the list, jittered") {
+TEST_CASE("watch resume: reconciling is due an interval after the list, jittered, while a watch runs") {
+  const auto running = [](WatchResume& resume) {
+    resume.started();
+    resume.batch(batch(10, 10), start);
+    return resume.reconcile_due();
+  };
   WatchResume resume(1000ms, 30000ms, 600s);
   resume.listed("s", 10, start, 0.0);
-  CHECK_FALSE(resume.reconcile_due(start + 539s));
-  CHECK(resume.reconcile_due(start + 540s));
+  CHECK(resume.reconcile_due() == WatchResume::TimePoint::max());
+  CHECK(running(resume) == start + 540s);
+  CHECK(resume.store_id() == "s");
+  CHECK(resume.through() == 10);
   resume.reconciled(start + 600s, 1.0);
-  CHECK_FALSE(resume.reconcile_due(start + 1259s));
-  CHECK(resume.reconcile_due(start + 1260s));
+  CHECK(resume.reconcile_due() == start + 1260s);
   WatchResume never(1000ms, 30000ms, 0s);
   never.listed("s", 10, start, 0.0);
-  CHECK_FALSE(never.reconcile_due(start + 9999s));
+  CHECK(running(never) == WatchResume::TimePoint::max());
+}
+
+TEST_CASE("watch resume: after a break reconciling is due soon, because servers lose events around one") {
+  WatchResume resume = resumed(10);
+  resume.failed(errc::unavailable, start + 5s, 0.0);
+  CHECK(resume.reconcile_due() == WatchResume::TimePoint::max());
+  resume.started();
+  resume.batch(batch(10, 10), start + 5s);
+  CHECK(resume.reconcile_due() == start + 35s);
+  // Never later than it was due before.
+  resume.failed(errc::unavailable, start + 30s, 1.0);
+  resume.started();
+  resume.batch(batch(10, 10), start + 30s);
+  CHECK(resume.reconcile_due() == start + 35s);
+  // A list is a comparison of its own.
+  resume.failed(errc::compacted, start + 31s, 0.0);
+  resume.listed("s", 20, start + 31s, 0.5);
+  resume.started();
+  resume.batch(batch(20, 20), start + 31s);
+  CHECK(resume.reconcile_due() == start + 631s);
 }

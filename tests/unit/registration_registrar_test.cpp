@@ -42,6 +42,7 @@ class FaultyBackend final : public StoreBackend {
   std::atomic<int> lists{0}, watches{0}, commits{0}, writes{0}, grants{0}, renewals{0}, revokes{0};
   std::atomic<bool> hangs{false};             // nothing is answered
   std::atomic<bool> grant_unanswered{false};  // the next grant is granted, but not answered
+  std::atomic<bool> refuses{false};           // every commit, for want of permission
   std::atomic<int> lost_in_100{0};  // commits applied but not answered, or not applied and not answered
 
   void poison(std::string key) {
@@ -67,6 +68,7 @@ class FaultyBackend final : public StoreBackend {
     ++commits;
     writes += static_cast<int>(batch.size());
     co_await answer();
+    if (refuses) detail::fail(errc::permission_denied);
     const int fate = draw();
     if (fate < lost_in_100 / 2) detail::fail(errc::outcome_unknown);
     Committed committed = co_await inner_->commit(std::move(batch));
@@ -439,6 +441,32 @@ TEST_CASE("registrar: an update keeps the lease") {
   rig.store->erase("/t/s/a");
   CHECK(eventually([&] { return has(log, "a restored"); }));
   CHECK(rig.at("/t/s/a")->value == encode(changed));
+}
+
+TEST_CASE("registrar: an update that the store refuses throws, and what was registered before stays") {
+  Rig rig;
+  Side& side = rig.side();
+  const Registration receipt = side.add(instance("a")).get();
+  const auto before = rig.at("/t/s/a");
+  ServiceInstance changed = instance("a");
+  changed.version = "v2";
+  side.backend->refuses = true;
+  CHECK(error_of([&] { side.update(changed); }) == errc::permission_denied);
+  CHECK(rig.at("/t/s/a")->value == before->value);
+  side.backend->refuses = false;
+  side.update(changed);
+  CHECK(rig.at("/t/s/a")->value == encode(changed));
+  CHECK(rig.at("/t/s/a")->lease == receipt.lease);
+}
+
+TEST_CASE("registrar: closed by several at once, all of them return") {
+  Rig rig;
+  Side& side = rig.side();
+  side.add(instance("a")).get();
+  std::vector<std::future<void>> closers;
+  for (int i = 0; i < 4; ++i) closers.push_back(side.start(Registrar::close(side.registrar, 3s)));
+  for (auto& closer : closers) closer.get();
+  CHECK(rig.all().empty());
 }
 
 TEST_CASE("registrar: deregistering removes our key only, and the lease with the last one") {

@@ -2,11 +2,15 @@
 #pragma once
 
 #include <asio/awaitable.hpp>
+#include <chrono>
 #include <memory>
 #include <optional>
 #include <utility>
 
 namespace registry {
+
+/// Until when to wait; the far future for ever.
+using WaitDeadline = std::chrono::steady_clock::time_point;
 
 /// What feeds a Generator. Thread-safe towards its producer; one consumer.
 template <class T>
@@ -19,8 +23,8 @@ class GeneratorSource {
   virtual std::optional<T> try_next() = 0;
   /// Nothing is there and nothing will come.
   virtual bool ended() const = 0;
-  /// Until a value is there or the stream has ended.
-  virtual asio::awaitable<void> wait() = 0;
+  /// Until a value is there, the stream has ended, or the time has come.
+  virtual asio::awaitable<void> wait(WaitDeadline deadline) = 0;
   /// The consumer is gone.
   virtual void cancel() noexcept = 0;
 };
@@ -54,11 +58,11 @@ class Generator {
     return next_from(source_);
   }
 
-  /// Until `try_next` would return a value, throw, or the stream has ended. Consumes nothing; may be
-  /// cancelled at any time.
-  asio::awaitable<void> wait() {
+  /// Until `try_next` would return a value, throw, or the stream has ended; or until the time has come. Consumes
+  /// nothing; may be cancelled at any time.
+  asio::awaitable<void> wait(WaitDeadline deadline = WaitDeadline::max()) {
     start();
-    return wait_for(source_);
+    return wait_for(source_, deadline);
   }
 
   /// The next value if it is already there.
@@ -84,13 +88,13 @@ class Generator {
       std::optional<T> value = source->try_next();
       if (value) co_return value;
       if (source->ended()) break;
-      co_await source->wait();
+      co_await source->wait(WaitDeadline::max());
     }
     co_return std::nullopt;
   }
 
-  static asio::awaitable<void> wait_for(std::shared_ptr<GeneratorSource<T>> source) {
-    if (source) co_await source->wait();
+  static asio::awaitable<void> wait_for(std::shared_ptr<GeneratorSource<T>> source, WaitDeadline deadline) {
+    if (source) co_await source->wait(deadline);
   }
 
   std::shared_ptr<GeneratorSource<T>> source_;

@@ -71,8 +71,8 @@ class Mailbox : public GeneratorSource<T> {
     return closed_ && values_.empty() && !error_;
   }
 
-  asio::awaitable<void> wait() override {
-    while (!ready()) co_await filled_.wait();
+  asio::awaitable<void> wait(WaitDeadline deadline) override {
+    while (!ready() && WaitDeadline::clock::now() < deadline) co_await filled_.wait_until(deadline);
   }
 
   void cancel() noexcept override {

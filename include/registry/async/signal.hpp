@@ -47,8 +47,10 @@ class Signal {
     return wait_on(state_, std::move(on_cancel));
   }
 
-  /// Waits until raised or until the time has come. Cancellation ends the wait with `operation_aborted`.
+  /// Waits until raised or until the time has come; time_point::max() never comes. Cancellation ends the wait with
+  /// `operation_aborted`.
   asio::awaitable<void> wait_until(std::chrono::steady_clock::time_point when) const {
+    if (when == std::chrono::steady_clock::time_point::max()) return wait_on(state_, nullptr);
     return wait_until_on(state_, when);
   }
 

@@ -4,6 +4,7 @@
 #include <asio/awaitable.hpp>
 #include <asio/bind_cancellation_slot.hpp>
 #include <asio/cancellation_signal.hpp>
+#include <chrono>
 #include <exception>
 #include <list>
 #include <memory>
@@ -18,6 +19,8 @@ namespace registry::detail {
 /// for nothing: its coroutines own the core, so a core with running coroutines is never destroyed.
 class TaskScope {
  public:
+  using Deadline = std::chrono::steady_clock::time_point;
+
   explicit TaskScope(Home home) : home_(std::move(home)), state_(std::make_shared<State>()) {}
 
   /// Starts `work`; does nothing once cancelled. Work ends by returning or by cancellation; it throws nothing
@@ -27,7 +30,8 @@ class TaskScope {
     const auto task = state_->tasks.emplace(state_->tasks.end());
     auto end = [state = state_, task](std::exception_ptr) {
       state->tasks.erase(task);
-      if (state->tasks.empty()) state->idle.raise();
+      if (!state->tasks.empty()) return;
+      for (const Signal& joiner : state->joiners) joiner.raise();
     };
     home_.spawn(std::move(work), asio::bind_cancellation_slot(task->slot(), std::move(end)));
   }
@@ -46,18 +50,34 @@ class TaskScope {
   bool cancelled() const { return state_->cancelled; }
   std::size_t size() const { return state_->tasks.size(); }
 
-  /// Waits until nothing runs. One waiter.
-  asio::awaitable<void> join() { return join_on(state_); }
+  /// Waits until nothing runs, or until the time has come.
+  asio::awaitable<void> join(Deadline deadline = Deadline::max()) { return join_on(state_, deadline); }
 
  private:
   struct State {
     std::list<asio::cancellation_signal> tasks;
-    Signal idle;
+    std::list<Signal> joiners;
     bool cancelled = false;
   };
 
-  static asio::awaitable<void> join_on(std::shared_ptr<State> state) {
-    while (!state->tasks.empty()) co_await state->idle.wait();
+  class Joiner {
+   public:
+    explicit Joiner(std::shared_ptr<State> state)
+        : state_(std::move(state)), place_(state_->joiners.emplace(state_->joiners.end())) {}
+    Joiner(const Joiner&) = delete;
+    Joiner& operator=(const Joiner&) = delete;
+    ~Joiner() { state_->joiners.erase(place_); }
+    const Signal& idle() const { return *place_; }
+
+   private:
+    const std::shared_ptr<State> state_;
+    const std::list<Signal>::iterator place_;
+  };
+
+  static asio::awaitable<void> join_on(std::shared_ptr<State> state, Deadline deadline) {
+    const Joiner joiner(state);
+    while (!state->tasks.empty() && std::chrono::steady_clock::now() < deadline)
+      co_await joiner.idle().wait_until(deadline);
   }
 
   Home home_;

@@ -74,8 +74,8 @@ class EventQueue final : public GeneratorSource<ServiceEvent> {
     return closed_ && events_.empty();
   }
 
-  asio::awaitable<void> wait() override {
-    while (!ready()) co_await filled_.wait();
+  asio::awaitable<void> wait(WaitDeadline deadline) override {
+    while (!ready() && WaitDeadline::clock::now() < deadline) co_await filled_.wait_until(deadline);
   }
 
   void cancel() noexcept override {

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -50,10 +51,15 @@ inline void fill_guarded(pb::TxnRequest& txn, Write& write) {
   }
 }
 
-inline Written take_written(pb::TxnResponse& answer) {
+/// Empty when the answer does not fit the write: it may have been applied.
+inline std::optional<Written> take_written(bool deletes, pb::TxnResponse& answer) {
   Written written;
-  if (answer.responses_size() != 1) return written;
+  if (answer.responses_size() != 1) return std::nullopt;
   auto& response = *answer.mutable_responses(0);
+  const bool fits = !answer.succeeded() ? response.has_response_range()
+                    : deletes           ? response.has_response_delete_range()
+                                        : response.has_response_put();
+  if (!fits) return std::nullopt;
   if (answer.succeeded()) {
     // Deleting what is absent holds its guard and changes nothing: that counts as refused.
     written.applied = !response.has_response_delete_range() || response.response_delete_range().deleted() > 0;
@@ -101,21 +107,23 @@ inline asio::awaitable<Committed> commit(ConnectionPtr connection, std::vector<W
   registry::detail::check_commit(writes, commit_limits());
   pb::TxnRequest request;
   const bool nested = writes.size() != 1;
+  std::vector<bool> deletes;
   for (auto& write : writes) {
+    deletes.push_back(!write.value);
     fill_guarded(nested ? *request.add_success()->mutable_request_txn() : request, write);
   }
   pb::TxnResponse answer = co_await txn(std::move(connection), std::move(request));
   Committed committed;
   committed.revision = answer.header().revision();
-  if (!nested) {
-    committed.results.push_back(take_written(answer));
-  } else {
-    committed.results.reserve(writes.size());
-    for (auto& each : *answer.mutable_responses())
-      committed.results.push_back(take_written(*each.mutable_response_txn()));
+  const auto unclear = [] { fail(errc::outcome_unknown, "etcd: Txn: the answer lacks results"); };
+  if (nested && static_cast<std::size_t>(answer.responses_size()) != writes.size()) unclear();
+  committed.results.reserve(writes.size());
+  for (std::size_t i = 0; i < writes.size(); ++i) {
+    auto& one = nested ? *answer.mutable_responses(static_cast<int>(i))->mutable_response_txn() : answer;
+    std::optional<Written> written = take_written(deletes[i], one);
+    if (!written) unclear();
+    committed.results.push_back(std::move(*written));
   }
-  if (committed.results.size() != writes.size())
-    fail(errc::protocol_error, "etcd: Txn: the answer lacks results");
   co_return committed;
 }
 

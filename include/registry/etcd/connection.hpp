@@ -57,6 +57,7 @@ class Connection {
   std::shared_ptr<WatchHub> hub;
 
   std::size_t size() const noexcept { return members_.size(); }
+  bool logs_in() const noexcept { return !config.username.empty(); }
   Member& member(std::size_t index) noexcept { return *members_[index]; }
 
   std::size_t pick() {

@@ -40,9 +40,13 @@ struct Failure {
   std::string text;
 
   Failure() {}
-  explicit Failure(const grpc::Status& status)
-      : verdict(judge_etcd(static_cast<RpcCode>(status.error_code()), status.error_message())),
-        text(status.error_message()) {}
+  Failure(const Connection& connection, const grpc::Status& status)
+      : verdict(judge_etcd(static_cast<RpcCode>(status.error_code()), status.error_message(),
+                           connection.logs_in())),
+        text(status.error_message()) {
+    if (verdict.code == errc::authentication_failed && !connection.logs_in())
+      text += " (etcd asks for a user: set username and password)";
+  }
 };
 
 /// Where and with what one try is made.
@@ -116,7 +120,7 @@ inline asio::awaitable<std::optional<Failure>> authenticate(std::shared_ptr<Conn
     if (turn == Turn::Ours) break;
     co_await turn_over.wait_until(deadline);
     if (Clock::now() >= deadline)
-      co_return Failure(grpc::Status(grpc::StatusCode::DEADLINE_EXCEEDED, "authenticating"));
+      co_return Failure(*connection, grpc::Status(grpc::StatusCode::DEADLINE_EXCEEDED, "authenticating"));
   }
 
   const AuthenticationTurn our_turn(connection, member);
@@ -138,7 +142,7 @@ inline asio::awaitable<std::optional<Failure>> authenticate(std::shared_ptr<Conn
     connection->with_member(member, [&](Member& at) { at.token = call->response.token(); });
     co_return std::nullopt;
   }
-  Failure failure(call->status);
+  Failure failure(*connection, call->status);
   if (failure.verdict.code == errc::authentication_disabled) {
     connection->with_member(member, [](Member& at) { at.needs_no_token = true; });
     co_return std::nullopt;
@@ -177,8 +181,12 @@ inline void note_failure(Connection& connection, const Try& attempt, const Failu
                                  const Failure& failure, Effect effect) {
   if (connection.closed()) fail(errc::closed, "the etcd connector is closed");
   const bool in_doubt = effect == Effect::Once && failure.verdict.may_be_applied;
+  // A peer that speaks TLS to one that does not just hangs up: then it helps to see what was tried.
+  const char* const how = failure.verdict.code != errc::unavailable ? ""
+                          : connection.config.tls                   ? " (TLS)"
+                                                                    : " (no TLS)";
   fail(in_doubt ? errc::outcome_unknown : failure.verdict.code,
-       "etcd " + connection.member(member).address + ": " + what + ": " + quote(failure.text, 300));
+       "etcd " + connection.member(member).address + how + ": " + what + ": " + quote(failure.text, 300));
 }
 
 /// Runs `attempt(try)` until it succeeds. `attempt` returns an awaitable grpc::Status and keeps its own
@@ -191,7 +199,6 @@ asio::awaitable<void> persist(std::shared_ptr<Connection> connection, const char
   // With other members to turn to, a silent one gets half of the time.
   const auto patience = connection->size() > 1 && effect == Effect::Repeatable ? timeout / 2 : timeout;
   Backoff pause(std::chrono::milliseconds(25), std::chrono::milliseconds(400));
-  bool refreshed = false;
   for (std::size_t tries = 1;; ++tries) {
     if (connection->closed()) fail(errc::closed, "the etcd connector is closed");
     Try now;
@@ -206,18 +213,16 @@ asio::awaitable<void> persist(std::shared_ptr<Connection> connection, const char
         connection->succeeded(now.member);
         co_return;
       }
-      failure.emplace(status);
+      failure.emplace(*connection, status);
     } else {
       failure->verdict.may_be_applied = false;  // the call itself was not sent
     }
     note_failure(*connection, now, *failure);
 
-    const bool token_again = failure->verdict.code == errc::invalid_token && std::exchange(refreshed, true);
     const bool safe = effect == Effect::Repeatable || !failure->verdict.may_be_applied;
     const bool once_around = tries % connection->size() == 0;
     const auto rest = once_around ? pause.next(connection->draw()) : std::chrono::milliseconds(0);
-    if (connection->closed() || !failure->verdict.retry || !safe || token_again ||
-        Clock::now() + rest >= deadline) {
+    if (connection->closed() || !failure->verdict.retry || !safe || Clock::now() + rest >= deadline) {
       give_up(*connection, what, now.member, *failure, effect);
     }
     if (rest.count() > 0) co_await registry::detail::sleep_for(rest);

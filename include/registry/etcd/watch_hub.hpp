@@ -32,6 +32,7 @@ struct Watcher {
   std::int64_t id = -1;                      // the server's; 0 is a valid one
   Connection::Clock::time_point answer_due;  // once its create was sent
   bool wanted = true;
+  bool moved = false;  // to another stream, because its first one had an old token
 
   Watcher(KeyRange keys, std::int64_t from) : range(std::move(keys)), assembly(from) {}
 };
@@ -80,8 +81,8 @@ inline void end_if_idle(WatchHub& hub) {
 /// The member does not answer creates: their watchers turn elsewhere, those that run are not disturbed. The
 /// places in the line stay, should an answer come after all.
 inline void forsake_creates(Connection& connection, WatchHub& hub) {
-  const Failure failure(grpc::Status(grpc::StatusCode::DEADLINE_EXCEEDED,
-                                     "a new watch was not answered within request_timeout"));
+  const Failure failure(connection, grpc::Status(grpc::StatusCode::DEADLINE_EXCEEDED,
+                                                 "a new watch was not answered within request_timeout"));
   note_failure(connection, hub.opened, failure);
   hub.accepting = false;
   for (const auto& watcher : hub.creating) {
@@ -166,23 +167,38 @@ inline std::vector<Change> take_changes(pb::WatchResponse& message) {
   return changes;
 }
 
+void attach(const ConnectionPtr& connection, const std::shared_ptr<Watcher>& watcher);
+
 /// The answer to the oldest create that is open.
-inline void on_created(Connection& connection, WatchHub& hub, const pb::WatchResponse& message) {
+inline void on_created(const ConnectionPtr& owner, WatchHub& hub, const pb::WatchResponse& message) {
+  Connection& connection = *owner;
   if (hub.creating.empty()) return;
   const auto watcher = std::move(hub.creating.front());
   hub.creating.pop_front();
   if (message.canceled()) {
-    Failure failure(grpc::Status(grpc::StatusCode::UNKNOWN, message.cancel_reason()));
-    if (failure.verdict.code == errc::invalid_token) {
-      // The stream's token cannot be changed: new watches need a new stream.
+    const errc code =
+        judge_watch_end(message.compact_revision(), message.cancel_reason(), connection.logs_in()).code;
+    if (code == errc::invalid_token) {
+      // The stream's token cannot be changed: new watches need a new stream. That is nobody's failure.
       hub.accepting = false;
       forget_token(connection, hub.opened.member, hub.opened.token);
+      if (!std::exchange(watcher->moved, true)) return attach(owner, watcher);
     }
     watcher->out->close(
-        watch_error(connection.member(hub.opened.member), failure.verdict.code, quote(failure.text, 300)));
+        watch_error(connection.member(hub.opened.member), code, quote(message.cancel_reason(), 300)));
     return;
   }
   watcher->id = message.watch_id();
+  if (const auto taken = hub.running.find(watcher->id); taken != hub.running.end()) {
+    // Nobody knows whose events follow under this id: both begin again, on another stream.
+    const auto error = watch_error(connection.member(hub.opened.member), errc::protocol_error,
+                                   "two watches were given the id " + std::to_string(watcher->id));
+    hub.accepting = false;
+    watcher->out->close(error);
+    taken->second->out->close(error);
+    hub.running.erase(taken);
+    return;
+  }
   if (!watcher->wanted) return send_cancel(hub, watcher->id);
   hub.running[watcher->id] = watcher;
   Batch first;
@@ -197,13 +213,11 @@ inline void on_canceled(Connection& connection, WatchHub& hub, const pb::WatchRe
   if (found == hub.running.end()) return;
   const auto watcher = std::move(found->second);
   hub.running.erase(found);
-  errc code = errc::compacted;
-  std::string text = "compacted at revision " + std::to_string(message.compact_revision());
-  if (message.compact_revision() == 0) {
-    const Failure failure(grpc::Status(grpc::StatusCode::UNKNOWN, message.cancel_reason()));
-    code = failure.verdict.code;
-    text = quote(failure.text, 300);
-  }
+  const errc code =
+      judge_watch_end(message.compact_revision(), message.cancel_reason(), connection.logs_in()).code;
+  const std::string text = message.compact_revision() != 0
+                               ? "compacted at revision " + std::to_string(message.compact_revision())
+                               : quote(message.cancel_reason(), 300);
   watcher->out->close(watch_error(connection.member(hub.opened.member), code, text));
 }
 
@@ -246,12 +260,12 @@ inline asio::awaitable<void> run_hub(ConnectionPtr connection, std::shared_ptr<W
     while (!hub->idle()) {
       std::optional<pb::WatchResponse> message = co_await stream->read();
       if (!message) {
-        if (!hub->idle()) failure.emplace(stream->status());
+        if (!hub->idle()) failure.emplace(*connection, stream->status());
         break;
       }
       if (!std::exchange(heard, true)) connection->succeeded(opened.member);
       if (message->created()) {
-        on_created(*connection, *hub, *message);
+        on_created(connection, *hub, *message);
       } else if (message->canceled()) {
         on_canceled(*connection, *hub, *message);
       } else {

@@ -26,6 +26,10 @@
 
 namespace registry {
 
+namespace detail {
+struct RegistryParts;
+}
+
 /// Registers instances and follows services in a Store.
 ///
 /// It borrows the store's backend and runs on its executor; it starts no thread. While it watches or keeps
@@ -112,8 +116,10 @@ class Registry {
 
  private:
   struct Core {
-    Core(std::shared_ptr<StoreBackend> store, RegistryConfig settings, Observer observer)
+    Core(std::shared_ptr<StoreBackend> store, RegistryConfig settings, Observer told)
         : config(checked(std::move(settings))),
+          observer(std::move(told)),
+          outside(store->get_executor()),
           home(detail::Home::strand(store->get_executor())),
           directory(std::make_shared<detail::Directory>(store, layout(), config, observer, home)),
           registrar(std::make_shared<detail::Registrar>(store, layout(), config, observer, home)) {}
@@ -130,6 +136,8 @@ class Registry {
     }
 
     const RegistryConfig config;
+    const Observer observer;
+    const detail::Home outside;  // the store's executor
     const detail::Home home;
     const std::shared_ptr<detail::Directory> directory;
     const std::shared_ptr<detail::Registrar> registrar;
@@ -190,7 +198,23 @@ class Registry {
     CorePtr core;
   };
 
+  friend struct detail::RegistryParts;
+
   CorePtr core_;
 };
+
+namespace detail {
+
+/// The parts of a Registry for what is built upon it: they live on when the Registry object is gone.
+struct RegistryParts {
+  std::shared_ptr<Directory> directory;
+  Observer observer;
+  Home outside;  // the store's executor
+
+  explicit RegistryParts(const Registry& of)
+      : directory(of.core_->directory), observer(of.core_->observer), outside(of.core_->outside) {}
+};
+
+}  // namespace detail
 
 }  // namespace registry

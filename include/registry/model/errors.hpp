@@ -29,7 +29,7 @@ enum class errc {
   no_leader,                ///< the store has no leader at the moment; nothing was applied
   outcome_unknown,          ///< a write was sent and not answered: it may or may not have been applied
   too_many_requests,        ///< the store refuses work until it has caught up
-  authentication_failed,    ///< wrong user name or password
+  authentication_failed,    ///< wrong user name or password, or none where the store asks for one
   permission_denied,        ///< the user may not do this
   invalid_token,            ///< the session token is no longer valid; the Connector renews it by itself
   authentication_disabled,  ///< the store has authentication switched off
@@ -67,7 +67,7 @@ constexpr std::string_view errc_message(errc code) noexcept {
     case errc::no_leader: return "the store has no leader";
     case errc::outcome_unknown: return "the write may or may not have been applied";
     case errc::too_many_requests: return "the store is overloaded";
-    case errc::authentication_failed: return "wrong user name or password";
+    case errc::authentication_failed: return "wrong user name or password, or none";
     case errc::permission_denied: return "permission denied";
     case errc::invalid_token: return "the session token is no longer valid";
     case errc::authentication_disabled: return "authentication is not enabled in the store";

@@ -86,6 +86,7 @@ class Claim {
   /// The answer to the write that next() asked for, and the revision of the commit.
   void written(const Written& result, std::int64_t revision) {
     const Pending sent = take_pending();
+    denied_.clear();
     // Whoever answers with less than was known when it was asked is a restored store: what we know is void.
     if (revision < sent.floor) seen_ = counted_ = 0;
     const bool created = result.applied && sent.creates();
@@ -117,6 +118,7 @@ class Claim {
   void write_failed(std::error_code error) {
     const Pending sent = take_pending();
     if (!is_indeterminate(error)) {
+      if (!is_retryable(error)) denied_ = error;
       if (sent.landed != 0) resolve_create(sent.write.lease);
       return;
     }
@@ -275,7 +277,11 @@ class Claim {
       verdict_ = ClaimAction::Displaced;
       reason_ = foreign_lease_ == 0 ? errc::unleased_key : errc::displaced;
     } else if (known_ == 0) {
-      lose(make_error_code(errc::key_deleted));
+      // On a lease of ours that is no longer the current one it went with that lease: it could not be moved in time.
+      const bool left_behind = held_ != lease_ && lease_ != 0;
+      lose(!left_behind ? make_error_code(errc::key_deleted)
+           : denied_    ? denied_
+                        : make_error_code(errc::lease_lost));
     }
   }
 
@@ -344,7 +350,8 @@ class Claim {
   std::int64_t take_ = 0;  // the other owner's revision that may be replaced
   bool lost_ = false;
   std::error_code lost_why_;
-  bool probed_ = false;  // the key was seen since desire_absent()
+  std::error_code denied_;  // why the last write was refused for good
+  bool probed_ = false;     // the key was seen since desire_absent()
   ClaimAction::Kind verdict_ = ClaimAction::None;
   errc reason_ = errc::displaced;
 

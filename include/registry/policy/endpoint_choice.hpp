@@ -41,6 +41,8 @@ class EndpointChoice {
   /// A call failed in a way that speaks against the endpoint. `draw` jitters the time it is avoided.
   void failed(std::size_t endpoint, TimePoint now, double draw) noexcept {
     State& state = endpoints_[endpoint];
+    // Also who asks again only when the time is over asks elsewhere first: nobody knows whether it is well by then.
+    if (endpoint == current_) current_ = (current_ + 1) % endpoints_.size();
     // Failures that are reported while it is avoided already belong to calls sent before: one outage, one
     // step.
     if (state.avoided_until > now) return;

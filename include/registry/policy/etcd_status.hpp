@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <cstdint>
 #include <string_view>
 
 #include "registry/model/errors.hpp"
@@ -75,6 +76,8 @@ inline constexpr std::array etcd_texts{
     EtcdText{"corrupt cluster", errc::corrupt_store, EtcdHint::Plain},
     EtcdText{"not supported for learner", errc::unavailable, EtcdHint::Elsewhere},
     EtcdText{"not capable", errc::unavailable, EtcdHint::Elsewhere},
+    EtcdText{"Ssl handshake failed", errc::tls_failed, EtcdHint::Elsewhere},
+    EtcdText{"is not in peer certificate", errc::tls_failed, EtcdHint::Elsewhere},
     EtcdText{"failed to connect to all addresses", errc::unavailable, EtcdHint::Elsewhere},
     EtcdText{"DNS resolution failed", errc::unavailable, EtcdHint::Elsewhere},
     EtcdText{"leader changed", errc::unavailable, EtcdHint::InDoubt},
@@ -97,11 +100,15 @@ inline EtcdVerdict etcd_verdict(errc code, EtcdHint hint) {
 
 /// Judges a status that is not OK, or the cancel reason of a watch (code Unknown). `code` is gRPC's number.
 /// Source: what etcd 3.4 to 3.6 answer; a text that is not known is judged by its code, and a code that
-/// proves nothing counts as in doubt.
-inline EtcdVerdict judge_etcd(RpcCode code, std::string_view text) {
+/// proves nothing counts as in doubt. `logs_in`: we have a user name; without one no new token will come, and asking
+/// again is of no use.
+inline EtcdVerdict judge_etcd(RpcCode code, std::string_view text, bool logs_in = true) {
   using detail::EtcdHint;
   for (const auto& known : detail::etcd_texts) {
-    if (text.find(known.part) != std::string_view::npos) return detail::etcd_verdict(known.code, known.hint);
+    if (text.find(known.part) == std::string_view::npos) continue;
+    if (known.hint == EtcdHint::Token && !logs_in)
+      return detail::etcd_verdict(errc::authentication_failed, EtcdHint::Plain);
+    return detail::etcd_verdict(known.code, known.hint);
   }
   switch (code) {
     case RpcCode::DeadlineExceeded: return detail::etcd_verdict(errc::timed_out, EtcdHint::InDoubt);
@@ -122,6 +129,12 @@ inline EtcdVerdict judge_etcd(RpcCode code, std::string_view text) {
     case RpcCode::Unavailable: break;
   }
   return detail::etcd_verdict(errc::unavailable, EtcdHint::InDoubt);
+}
+
+/// Why a watch was ended, or not begun, by its server. A compaction is told by its revision, whatever the text.
+inline EtcdVerdict judge_watch_end(std::int64_t compact_revision, std::string_view reason, bool logs_in) {
+  if (compact_revision != 0) return detail::etcd_verdict(errc::compacted, detail::EtcdHint::Plain);
+  return judge_etcd(RpcCode::Unknown, reason, logs_in);
 }
 
 }  // namespace registry

@@ -1,6 +1,7 @@
 // Turns the answers of one etcd watch into whole revisions, each delivered once.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <iterator>
 #include <optional>
@@ -42,7 +43,8 @@ class WatchAssembly {
     std::erase_if(batch.changes, [this](const Change& change) { return change.kv.mod_revision < next_; });
     dropped_ += arrived - batch.changes.size();
     if (batch.changes.empty()) return std::nullopt;
-    next_ = batch.changes.back().kv.mod_revision + 1;
+    // The newest, wherever it stands: a server that mixes up an answer must not make us ask for it again.
+    for (const Change& change : batch.changes) next_ = std::max(next_, change.kv.mod_revision + 1);
     batch.through = next_ - 1;
     return batch;
   }

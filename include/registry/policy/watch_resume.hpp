@@ -74,6 +74,9 @@ class WatchResume {
       // another would not be faster.
       if (batch.head < next_ - 1) return relist(errc::store_changed);
       if (!just_listed_ && batch.head - (next_ - 1) > max_replay) return relist(errc::compacted);
+      // Some servers lose events around a break, a compaction above all (etcd issues 17529, 18089, 19179): what is
+      // known is compared soon after one.
+      if (!just_listed_) due_ = std::min(due_, now + part(interval_, 0.05, 0.1, draw_));
       just_listed_ = false;
       running_ = true;
       since_ = now;
@@ -102,6 +105,7 @@ class WatchResume {
       quick_ = true;
     }
     running_ = false;
+    draw_ = draw;
     const bool lost_history =
         code == errc::compacted || code == errc::store_changed || code == errc::future_revision;
     if (lost_history) listed_ = false;
@@ -112,8 +116,14 @@ class WatchResume {
     return pause_ = backoff_.next(draw);
   }
 
-  /// Whether it is time to compare what is known with the store: some servers lose events without a word.
-  bool reconcile_due(TimePoint now) const noexcept { return interval_.count() > 0 && now >= due_; }
+  /// When to compare what is known with the store while a watch runs: some servers lose events without a word. Never:
+  /// the far future.
+  TimePoint reconcile_due() const noexcept {
+    return running_ && interval_.count() > 0 ? due_ : TimePoint::max();
+  }
+  /// The store that was listed, and the revision that everything was delivered through.
+  const std::string& store_id() const noexcept { return store_id_; }
+  std::int64_t through() const noexcept { return next_ - 1; }
 
   /// A comparison was made or given up; the next one is due an interval later, jittered by a tenth.
   void reconciled(TimePoint now, double draw) { due_ = now + part(interval_, 0.9, 1.1, draw); }
@@ -142,6 +152,7 @@ class WatchResume {
   bool just_listed_ = false;  // no batch since the list
   bool first_batch_ = false;
   bool running_ = false;  // a watch delivers since `since_`
+  double draw_ = 0;       // of the last failure
   bool quick_ = true;     // one try without a backoff is allowed
   TimePoint since_, due_;
 };

@@ -33,7 +33,7 @@ class RegistrationQueue : public GeneratorSource<RegistrationEvent> {
     {
       const std::lock_guard lock(mutex_);
       if (closed_) return;
-      if (events_.size() >= capacity) fold();
+      if (events_.size() >= room_) fold();
       events_.push_back(event);
     }
     filled_.raise();
@@ -59,8 +59,8 @@ class RegistrationQueue : public GeneratorSource<RegistrationEvent> {
     const std::lock_guard lock(mutex_);
     return closed_ && events_.empty();
   }
-  asio::awaitable<void> wait() override {
-    while (!ready()) co_await filled_.wait();
+  asio::awaitable<void> wait(WaitDeadline deadline) override {
+    while (!ready() && WaitDeadline::clock::now() < deadline) co_await filled_.wait_until(deadline);
   }
   void cancel() noexcept override { close(); }
 
@@ -79,18 +79,19 @@ class RegistrationQueue : public GeneratorSource<RegistrationEvent> {
       if (newer.insert(event->id).second) kept.push_front(*event);
     }
     // One event for each id that lives; those of ids that are gone must not pile up.
-    if (kept.size() >= capacity) {
-      const auto closed = std::find_if(kept.begin(), kept.end(), [](const RegistrationEvent& event) {
-        return event.state == RegistrationState::Closed;
-      });
-      if (closed != kept.end()) kept.erase(closed);
-    }
+    std::size_t surplus = kept.size() < capacity ? 0 : kept.size() - capacity + 1;
+    std::erase_if(kept, [&surplus](const RegistrationEvent& event) {
+      return surplus > 0 && event.state == RegistrationState::Closed && surplus-- > 0;
+    });
+    // A fold costs as much as there is: not again before as much has been added.
+    room_ = std::max(capacity, 2 * kept.size());
     newer.clear();
     events_ = std::move(kept);
   }
 
   mutable std::mutex mutex_;
   std::deque<RegistrationEvent> events_;
+  std::size_t room_ = capacity;  // events to hold before the next fold
   bool closed_ = false;
   Signal filled_;
   std::function<void()> on_start_;

@@ -312,7 +312,8 @@ class Keeper : public LeaseMember, public KeyObserver, public std::enable_shared
         tools_->events->emit(first ? RegistrationState::Registered : RegistrationState::Restored, id_);
       }
       backoff_.reset();
-      if (std::exchange(stored_, wanted_) != wanted_) changed();
+      const bool refused = failure_ && refused_ == wanted_;  // settled, but on the value before
+      if (!refused && std::exchange(stored_, wanted_) != wanted_) changed();
     } else if (registered_ && !lost_ && claim_.lost()) {
       lost_ = true;
       // Somebody may delete it as fast as we restore it.

@@ -94,9 +94,7 @@ class LeasePool : public std::enable_shared_from_this<LeasePool> {
       self->revokes_.spawn(revoke(self, lease->id, deadline));
     }
     for (const auto& [ttl, id] : self->unanswered_) self->revokes_.spawn(revoke(self, id, deadline));
-    while (self->revokes_.size() != 0 && std::chrono::steady_clock::now() < deadline) {
-      co_await self->revoked_.wait_until(deadline);
-    }
+    co_await self->revokes_.join(deadline);
   }
 
   /// Ends everything without the store; the leases run out.
@@ -217,7 +215,8 @@ class LeasePool : public std::enable_shared_from_this<LeasePool> {
     while (lease->state == SharedLease::Live) {
       const RenewalAction action = lease->renewal.next(boot_now(), self->random_.draw());
       if (action.kind == RenewalAction::Lost) {
-        const bool told = lease->last_error == errc::permission_denied || lease->last_error == errc::closed;
+        // Why it could not be renewed, if that is more than silence.
+        const bool told = lease->last_error && !is_retryable(lease->last_error);
         self->lose(lease, told ? lease->last_error : make_error_code(action.reason));
       } else if (action.kind == RenewalAction::Renew) {
         co_await renew(self, lease, action.timeout);
@@ -331,7 +330,6 @@ class LeasePool : public std::enable_shared_from_this<LeasePool> {
       if (!error || error == errc::lease_lost || !is_retryable(error) || self->revokes_.cancelled()) break;
       co_await sleep_for(backoff.next(self->random_.draw()));
     } while (std::chrono::steady_clock::now() < until);
-    self->revoked_.raise();
   }
 
   static constexpr std::chrono::milliseconds patience{2000};
@@ -341,7 +339,6 @@ class LeasePool : public std::enable_shared_from_this<LeasePool> {
   Random random_;
   TaskScope scope_;    // grants and renewals
   TaskScope revokes_;  // of revoke_all()
-  Signal revoked_;
   std::vector<std::shared_ptr<SharedLease>> leases_;
   std::vector<std::shared_ptr<Grant>> grants_;                    // under way
   std::multimap<std::chrono::seconds, std::int64_t> unanswered_;  // ids of grants that may have been granted

@@ -92,7 +92,8 @@ struct Following {
   static std::optional<ListQuery> behind(ListQuery query, const Page& page, const std::string& store_id) {
     if (page.store_id != store_id) fail(errc::store_changed);
     if (!page.more) return std::nullopt;
-    if (page.items.empty()) fail(errc::protocol_error, "an empty page that is not the last");
+    if (page.items.empty() || page.items.back().key <= query.after)
+      fail(errc::protocol_error, "a page that is not the last and does not go on");
     query.revision = page.revision;
     query.after = page.items.back().key;
     return query;
@@ -146,10 +147,10 @@ inline asio::awaitable<bool> store_agrees(Following& self, std::string store_id,
 
 /// Compares what is known with the store. Throws `compacted`, which lists again, if they differ: events were
 /// lost.
-inline asio::awaitable<void> reconcile(Following& self, std::string store_id, std::int64_t at) {
+inline asio::awaitable<void> reconcile(Following& self) {
   bool agrees = true;
   try {
-    agrees = co_await store_agrees(self, std::move(store_id), at);
+    agrees = co_await store_agrees(self, self.resume.store_id(), self.resume.through());
   } catch (const std::system_error&) {
     // Compacted, or a replica that lags: this was a second look only, the next one comes.
   }
@@ -164,22 +165,22 @@ inline asio::awaitable<void> watch_range(Following& self) {
   self.resume.started();
   bool running = false;
   Generator<Batch> batches = self.backend->watch(self.range, self.resume.next());
-  while (auto batch = co_await batches.next()) {
-    const WatchAction action = self.resume.batch(*batch, std::chrono::steady_clock::now());
-    if (action.kind == WatchAction::Relist) fail(action.reason);
-    if (!std::exchange(running, true)) self.sink->fresh();
-    if (action.kind == WatchAction::Ignore) continue;
-    if (action.kind == WatchAction::DeliverFrom) {
-      std::erase_if(batch->changes,
-                    [&](const Change& change) { return change.kv.mod_revision < action.from; });
+  for (;;) {
+    co_await batches.wait(self.resume.reconcile_due());
+    if (std::optional<Batch> batch = batches.try_next()) {
+      const WatchAction action = self.resume.batch(*batch, std::chrono::steady_clock::now());
+      if (action.kind == WatchAction::Relist) fail(action.reason);
+      if (!std::exchange(running, true)) self.sink->fresh();
+      if (action.kind == WatchAction::DeliverFrom) {
+        std::erase_if(batch->changes,
+                      [&](const Change& change) { return change.kv.mod_revision < action.from; });
+      }
+      if (action.kind != WatchAction::Ignore) self.sink->apply(std::move(*batch));
+    } else if (batches.ended()) {
+      fail(errc::unavailable);  // a watch without end is what the store promised
     }
-    const std::string store_id = batch->store_id;
-    const std::int64_t through = self.resume.next() - 1;
-    self.sink->apply(std::move(*batch));
-    if (self.resume.reconcile_due(std::chrono::steady_clock::now()))
-      co_await reconcile(self, store_id, through);
+    if (std::chrono::steady_clock::now() >= self.resume.reconcile_due()) co_await reconcile(self);
   }
-  fail(errc::unavailable);  // a watch without end is what the store promised
 }
 
 /// Keeps `sink` told about a range, until cancelled or until the store says `closed`. Everything else is

@@ -59,8 +59,8 @@ class MemoryWatch final : public GeneratorSource<Batch> {
     return over_;
   }
 
-  asio::awaitable<void> wait() override {
-    while (!ready_locked()) co_await changed_.wait();
+  asio::awaitable<void> wait(WaitDeadline deadline) override {
+    while (!ready_locked() && WaitDeadline::clock::now() < deadline) co_await changed_.wait_until(deadline);
   }
 
   void cancel() noexcept override {

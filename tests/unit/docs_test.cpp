@@ -1,0 +1,41 @@
+// What the documentation says about the tests is true: each row of the table of faults has a test, and each such
+// test a row.
+#include <doctest/doctest.h>
+
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <regex>
+#include <set>
+#include <string>
+
+namespace {
+
+namespace fs = std::filesystem;
+using Rows = std::set<std::string>;
+
+std::string text_of(const fs::path& file) {
+  std::ifstream in(file);
+  return std::string(std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>());
+}
+
+/// The first group of every match.
+Rows found(const std::string& text, const char* pattern) {
+  const std::regex regex(pattern);
+  Rows rows;
+  for (auto it = std::sregex_iterator(text.begin(), text.end(), regex); it != std::sregex_iterator(); ++it)
+    rows.insert((*it)[1].str());
+  return rows;
+}
+
+}  // namespace
+
+TEST_CASE("docs: each row of the table of faults has a test of its name, and each such test a row") {
+  const fs::path project = REGISTRY_PROJECT_DIR;
+  const Rows documented = found(text_of(project / "docs/reliability.md"), R"(\n\| ([WLAR][0-9]+) \|)");
+  CHECK(documented.size() >= 30);
+  Rows tested;
+  for (const auto& file : fs::directory_iterator(project / "tests/fault"))
+    tested.merge(found(text_of(file.path()), R"re(TEST_CASE\(\s*"([WLAR][0-9]+)[ :])re"));
+  CHECK(documented == tested);
+}
