@@ -3,4 +3,8 @@
 
 #include "registry/etcd/connector.hpp"
 #include "registry/facade/registry.hpp"
+#include "registry/rpc/bidi_stream.hpp"
+#include "registry/rpc/resolver.hpp"
+#include "registry/rpc/serve.hpp"
+#include "registry/rpc/stream_manager.hpp"
 #include "registry/store/memory_store.hpp"

@@ -53,6 +53,14 @@ TEST_CASE("event fold: every change in order until the queue is full, then the n
     fold.push(change(c1, nullptr, 6));
     CHECK(drain(fold) == "+b1 -a2~ ");
   }
+  SUBCASE("what follows an instance that came and went unseen is marked, until the queue is empty") {
+    fold.push(change(c1, nullptr, 5));
+    fold.push(change(nullptr, c1, 6));
+    fold.push(change(b1, nullptr, 7));
+    CHECK(drain(fold) == "+a2~ +c1~ ");
+    fold.push(change(nullptr, b1, 8));
+    CHECK(drain(fold) == "+b1 ");
+  }
   SUBCASE("drained, it starts over") {
     fold.push(change(c1, nullptr, 5));
     drain(fold);

@@ -30,7 +30,7 @@ inline const std::vector<Layer>& layers() {
       {"registration", 4, {"asio"}},
       {"discovery", 4, {"asio"}},
       {"facade", 5, {"asio"}},
-      {"rpc", 6, {"asio", "grpcpp/", "google/protobuf/", "registry_xds_"}},
+      {"rpc", 6, {"asio", "grpc/", "grpcpp/", "google/protobuf/", "registry_xds_"}},
       {"config", 6, {"asio", "yaml-cpp/"}},
   };
   return all;

@@ -79,6 +79,7 @@ class CallService : public asio::execution_context::service {
           owner = std::move(found->second);
           service.calls_.erase(found);
         }
+        call.executor_ = {};  // whoever still holds the call may outlive the context
         return;
       }
       call.abandoned_ = true;
@@ -104,6 +105,7 @@ class CallService : public asio::execution_context::service {
     });
     Calls freed;
     freed.swap(calls_);
+    for (const auto& [address, call] : freed) call->executor_ = {};
     lock.unlock();
   }
 

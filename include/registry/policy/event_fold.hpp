@@ -42,7 +42,7 @@ struct SharedEvent {
 /// Not thread-safe. Must see every change of the table since it was empty, in order. From a queue of `limit`
 /// events on it folds until it is empty again: the newest event of an instance stands for the earlier ones
 /// and is marked resynced, so its size is bounded by the instances that the consumer was given and those that
-/// there are.
+/// there are. Once an instance came and went unseen, all that follows is marked until the queue is empty.
 class EventFold {
  public:
   EventFold(ServiceFilter filter, std::size_t limit) : filter_(std::move(filter)), limit_(limit) {}
@@ -71,14 +71,14 @@ class EventFold {
     std::optional<SharedEvent> event(std::move(items_.front().event));
     if (folding_) newest_.erase(event->instance->id);
     items_.pop_front();
-    if (items_.empty()) folding_ = false;
+    if (items_.empty()) folding_ = skipped_ = false;
     return event;
   }
 
   void clear() noexcept {
     newest_.clear();
     items_.clear();
-    folding_ = false;
+    folding_ = skipped_ = false;
   }
 
   bool empty() const noexcept { return items_.empty(); }
@@ -93,6 +93,7 @@ class EventFold {
 
   void fold(Place place) {
     Item& item = *place;
+    item.event.resynced = item.event.resynced || skipped_;
     const auto earlier = newest_.find(item.event.instance->id);
     if (earlier != newest_.end()) {
       item.given = earlier->second->given;
@@ -103,6 +104,7 @@ class EventFold {
     }
     if (!item.given && item.event.type == EventType::Delete) {
       items_.erase(place);  // came and went unseen
+      skipped_ = true;
     } else {
       newest_.emplace(item.event.instance->id, place);
     }
@@ -113,6 +115,7 @@ class EventFold {
   std::list<Item> items_;
   std::unordered_map<std::string_view, Place> newest_;  // while folding: the one item of each instance
   bool folding_ = false;
+  bool skipped_ = false;  // an instance came and went unseen
 };
 
 }  // namespace registry
