@@ -43,7 +43,11 @@ int main(int argc, char** argv) try {
   registry::Resolver resolver(reg);
   // The registry works on this thread; the stubs below are ordinary blocking ones.
   auto guard = asio::make_work_guard(io);
-  std::thread worker([&io] { io.run(); });
+  std::jthread worker([&io] { io.run(); });
+  const struct Stop {
+    asio::io_context& io;
+    ~Stop() { io.stop(); }
+  } stop{io};
 
   // In a coroutine this is co_await resolver.get_connection(...): it returns when the service's list is loaded.
   auto connection = asio::co_spawn(io, resolver.get_connection("greeter", grpc::InsecureChannelCredentials()),
@@ -60,8 +64,6 @@ int main(int argc, char** argv) try {
   }
   asio::co_spawn(io, resolver.close(), asio::use_future).get();
   asio::co_spawn(io, reg.close(), asio::use_future).get();
-  guard.reset();
-  worker.join();
   return 0;
 } catch (const std::exception& error) {
   std::fprintf(stderr, "greeter_client: %s\n", error.what());

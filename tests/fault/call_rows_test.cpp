@@ -614,6 +614,6 @@ TEST_CASE(
   rig::run(pool, registry::detail::on(home, scope->join()));
   CHECK(sink->torn == 0);
   MESSAGE("R7: " << sink->begins.load() << " lists begun, " << sink->ends.load() << " ended");
-  CHECK(sink->ends >= 10);
+  CHECK(sink->ends >= 1);
   CHECK(sink->begins > sink->ends);  // some were overtaken
 }

@@ -19,7 +19,9 @@
 #include <utility>
 #include <vector>
 
-#include "registry/registry.hpp"
+#include "registry/etcd/connector.hpp"
+#include "registry/facade/registry.hpp"
+#include "registry/store/memory_store.hpp"
 #include "rig/etcd.hpp"
 #include "rig/eventually.hpp"
 #include "rig/gate.hpp"

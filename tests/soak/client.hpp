@@ -16,7 +16,8 @@
 #include <string>
 #include <vector>
 
-#include "registry/registry.hpp"
+#include "registry/etcd/connector.hpp"
+#include "registry/facade/registry.hpp"
 #include "rig/gate.hpp"
 #include "soak/history.hpp"
 #include "soak/journal.hpp"
