@@ -294,3 +294,19 @@ TEST_CASE(
   while (rig::run(io, read.next())->through < last) {
   }
 }
+
+TEST_CASE("connector: nothing is left to do once its watches are gone: the context's run() returns") {
+  if (skip_without_etcd()) return;
+  Etcd etcd;
+  asio::io_context io;
+  etcd::Connector store(io.get_executor(), connector_config(etcd.endpoint()));
+  auto once = [](etcd::Connector& on) -> asio::awaitable<void> {
+    Generator<Batch> watch = on.watch(KeyRange("/a/", "/b"), 1);
+    co_await watch.next();
+  };
+  const auto begin = std::chrono::steady_clock::now();
+  asio::co_spawn(io, once(store), [](std::exception_ptr error) { CHECK_FALSE(error); });
+  io.run();
+  // Less than request_timeout, which is what an open create may take.
+  CHECK(std::chrono::steady_clock::now() - begin < connector_config("").request_timeout - 500ms);
+}

@@ -44,6 +44,7 @@ struct WatchHub {
   std::shared_ptr<WatchStream::Reactor> stream;  // set while it is open
   bool accepting = true;
   bool minded = false;                           // mind_creates runs
+  Signal answered;                               // for it: fewer creates are open
   std::deque<std::shared_ptr<Watcher>> waiting;  // for the stream to open
   std::deque<std::shared_ptr<Watcher>>
       creating;  // sent; the answers come in this order and carry no other hint
@@ -96,9 +97,9 @@ inline void forsake_creates(Connection& connection, WatchHub& hub) {
 /// Runs while creates are open, so that none waits for ever: pings only tell that the peer is there.
 inline asio::awaitable<void> mind_creates(ConnectionPtr connection, std::shared_ptr<WatchHub> hub) {
   while (hub->stream && hub->oldest_create() != hub->creating.end()) {
-    const auto left = (*hub->oldest_create())->answer_due - Connection::Clock::now();
-    if (left.count() > 0) {
-      co_await registry::detail::sleep_for(left);
+    const auto due = (*hub->oldest_create())->answer_due;
+    if (Connection::Clock::now() < due) {
+      co_await hub->answered.wait_until(due);
     } else {
       forsake_creates(*connection, *hub);
     }
@@ -141,6 +142,7 @@ class HubEnd {
     for (const auto& watcher : hub_->creating) watcher->out->close(error);
     for (const auto& [id, watcher] : hub_->running) watcher->out->close(error);
     hub_->creating.clear();
+    hub_->answered.raise();
   }
 
   std::exception_ptr error = closed_error();
@@ -175,6 +177,7 @@ inline void on_created(const ConnectionPtr& owner, WatchHub& hub, const pb::Watc
   if (hub.creating.empty()) return;
   const auto watcher = std::move(hub.creating.front());
   hub.creating.pop_front();
+  hub.answered.raise();
   if (message.canceled()) {
     const errc code =
         judge_watch_end(message.compact_revision(), message.cancel_reason(), connection.logs_in()).code;
@@ -308,6 +311,7 @@ inline void detach(const std::shared_ptr<Watcher>& watcher) {
   const auto hub = watcher->hub.lock();
   if (!hub) return;
   std::erase(hub->waiting, watcher);
+  hub->answered.raise();
   const auto found = hub->running.find(watcher->id);
   if (found != hub->running.end() && found->second == watcher) {
     hub->running.erase(found);

@@ -1,11 +1,12 @@
 // How services are published to gRPC.
 #pragma once
 
-#include <grpcpp/support/channel_arguments.h>
+#include <grpcpp/grpcpp.h>
 
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <cstdio>
 #include <map>
 #include <optional>
 #include <string>
@@ -22,7 +23,8 @@ namespace registry {
 /// status is neither "disabled" nor "draining" and its weight is not 0.
 struct ServiceRule {
   /// RoundRobin respects the metadata entry "weight"; PickFirst sends everything to one instance and turns to
-  /// the next one when it fails; RingHash sends equal keys to the same instance.
+  /// the next one when it fails; RingHash sends equal keys to the same instance (refused with gRPC 1.49 to 1.51,
+  /// which crash with it).
   Balancing balancing = Balancing::RoundRobin;
   /// RingHash: the call's metadata entry with the key. Empty: all calls of a channel have the same key.
   std::string hash_header;
@@ -72,9 +74,23 @@ struct ConnectionOptions {
   ConnectionOptions() {}
 };
 
+namespace detail {
+
+/// gRPC 1.49 to 1.51 crash at the first call with ring hash (grpc issue 31766).
+inline bool ring_hash_works(const std::string& grpc_version) {
+  int major = 0, minor = 0;
+  if (std::sscanf(grpc_version.c_str(), "%d.%d", &major, &minor) != 2) return true;
+  return major != 1 || minor < 49 || minor > 51;
+}
+
+}  // namespace detail
+
 /// Throws `invalid_argument` that names the field and the value.
 inline void validate(const ServiceRule& rule, const std::string& field) {
   using detail::fail;
+  if (rule.balancing == Balancing::RingHash && !detail::ring_hash_works(grpc::Version()))
+    fail(errc::invalid_argument, field + ".balancing = RingHash: gRPC " + grpc::Version() +
+                                     " crashes with it; use gRPC 1.52 or newer");
   if (!rule.hash_header.empty() && rule.balancing != Balancing::RingHash)
     fail(errc::invalid_argument,
          field + ".hash_header = " + detail::quote(rule.hash_header) + ": needs balancing = RingHash");
