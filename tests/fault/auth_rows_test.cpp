@@ -315,7 +315,7 @@ TEST_CASE(
   CHECK(costs(stores[Leases]->lease_leases()) == (checked ? 1 : 0));
   // A new watch, while the stream of the old one was opened with the old token.
   auto new_watch = stores[Watch]->watch(KeyRange("/genesis/new"), behind);
-  CHECK(costs(new_watch.next()) == 1);
+  CHECK(costs(new_watch.next()) <= 1);
   // Both deliver, and the applied writes were applied once.
   REQUIRE(world.raw.put("/genesis/old", "1"));
   REQUIRE(world.raw.put("/genesis/new", "2"));
@@ -736,7 +736,7 @@ TEST_CASE("auth: JWT: every change of a user or role makes the token old, which 
   Calls calls(world.pool);
   for (int i = 0; i < 100; ++i) calls.start("get_service", world.reg.get_service(service));
   CHECK(calls.failures() == "");
-  CHECK(world.authentications() - before == 1);
+  CHECK(world.authentications() - before <= 1);  // none if a renewal was the first to meet it
 
   world.root_login();
   CHECK(holds_for(3s, [&] { return world.lease_of() != 0; }));

@@ -383,7 +383,7 @@ TEST_CASE(
 }
 
 TEST_CASE("R5: TLS that does not fit fails within dial_timeout, and says why") {
-  constexpr auto timeout = 1000ms;
+  constexpr auto timeout = 2000ms;
   const Certs certs, others;
   EtcdOptions server_tls, mutual_tls, expired_tls;
   server_tls.tls = certs.server();

@@ -26,6 +26,9 @@ using namespace std::chrono_literals;
 
 namespace {
 
+/// The first revision that a follower lacks: it watches from one before, see WatchResume::watch_from.
+std::int64_t news_from(const script::pb::WatchCreateRequest& create) { return create.start_revision() + 1; }
+
 using Clock = std::chrono::steady_clock;
 using BatchLog = rig::Log<Batch>;
 
@@ -241,14 +244,14 @@ TEST_CASE(
   world.server.put(key_of("user-service", "user-1"), value_of("user-1"));  // at 11
   EventLog log(world.pool, world.reg.watch("user-service"));
   auto stream = world.server.next_watch_stream();
-  CHECK(stream.expect_create().start_revision() == 12);
+  CHECK(news_from(stream.expect_create()) == 12);
   stream.send(created(0, 11));
   stream.send(events(0, 2511, {put_user("user-2", 12)}));
   stream.send(progress(-1, 900));
   stream.end(unavailable());
 
   stream = world.server.next_watch_stream();
-  CHECK(stream.expect_create().start_revision() == 13);
+  CHECK(news_from(stream.expect_create()) == 13);
   stream.send(created(0, 2511));
   stream.send(events(0, 2511, {put_user("user-1", 10), put_user("user-2", 12)}));  // old ones
   stream.send(events(0, 2511, {put_user("user-2", 12), put_user("user-3", 13)}));  // partly old
@@ -257,12 +260,12 @@ TEST_CASE(
   stream.end(unavailable());
 
   stream = world.server.next_watch_stream();
-  CHECK(stream.expect_create().start_revision() == 41);
+  CHECK(news_from(stream.expect_create()) == 41);
   stream.send(created(0, 2511));
   stream.end(unavailable());
 
   stream = world.server.next_watch_stream();
-  CHECK(stream.expect_create().start_revision() == 41);
+  CHECK(news_from(stream.expect_create()) == 41);
   stream.send(created(0, 2511));
   stream.send(events(0, 2511, {put_user("user-3", 39), del_user("user-1", 41)}));
   CHECK(comes(log, {"+user-1@11", "+user-2@12", "+user-3@13", "-user-1@41"}));
@@ -290,21 +293,21 @@ TEST_CASE("fragments: an answer that stops halfway is dropped, and delivered who
   Scripted world;
   EventLog log(world.pool, world.reg.watch("user-service"));
   auto stream = world.server.next_watch_stream();
-  CHECK(stream.expect_create().start_revision() == 11);
+  CHECK(news_from(stream.expect_create()) == 11);
   stream.send(created(0, 10));
   stream.send(events(0, 11, {put_user("user-0", 11)}));
   stream.send(events(0, 14, {put_user("user-1", 12), put_user("user-2", 13), put_user("user-3", 13)}, true));
   stream.end(unavailable());
 
   stream = world.server.next_watch_stream();
-  CHECK(stream.expect_create().start_revision() == 12);
+  CHECK(news_from(stream.expect_create()) == 12);
   CHECK(seen(log) == Texts{"+user-0@11"});
   stream.send(created(0, 14));
   stream.send(events(0, 14, {put_user("user-1", 12), put_user("user-2", 13)}, true));
   stream.end(unavailable());
 
   stream = world.server.next_watch_stream();
-  CHECK(stream.expect_create().start_revision() == 12);
+  CHECK(news_from(stream.expect_create()) == 12);
   stream.send(created(0, 14));
   stream.send(events(0, 14, {put_user("user-1", 12), put_user("user-2", 13)}, true));
   stream.send(events(0, 14, {put_user("user-3", 13), put_user("user-4", 14)}));
@@ -322,7 +325,7 @@ TEST_CASE("fragments: compaction in the middle of an answer: listed again, the p
   world.server.put(key_of("user-service", "user-2"), value_of("user-2"), 20);
   stream.send(compacted(0, 15));
   CHECK(comes(log, {"+user-2@20*"}));
-  CHECK(world.server.next_watch_stream().expect_create().start_revision() == 21);
+  CHECK(news_from(world.server.next_watch_stream().expect_create()) == 21);
   world.run(world.reg.close());
 }
 
@@ -388,7 +391,7 @@ TEST_CASE("W12: a create that fails as compacted by its compact_revision alone i
   world.server.put(key_of("user-service", "user-1"), value_of("user-1"), 20);
   stream.send(answer);
   CHECK(comes(log, {"+user-1@20*"}, 5s));
-  CHECK(world.server.next_watch_stream().expect_create().start_revision() == 21);
+  CHECK(news_from(world.server.next_watch_stream().expect_create()) == 21);
   world.run(world.reg.close());
 }
 
@@ -457,7 +460,7 @@ TEST_CASE("watch: compacted while watching: listed again, the difference is mark
   world.server.put(key_of("user-service", "user-2"), value_of("user-2"), 60);
   stream.send(compacted(0, 50));
   stream = world.server.next_watch_stream();
-  CHECK(stream.expect_create().start_revision() == 61);
+  CHECK(news_from(stream.expect_create()) == 61);
   stream.send(created(0, 60));
   stream.send(events(0, 61, {put_user("user-3", 61)}));
   REQUIRE(eventually([&] { return log.size() == 4; }));
@@ -516,7 +519,7 @@ TEST_CASE("watch: created with a revision below the start: the store was restore
   world.server.put(key_of("user-service", "user-1"), value_of("user-1"), 10);
   EventLog log(world.pool, world.reg.watch("user-service"));
   auto stream = world.server.next_watch_stream();
-  CHECK(stream.expect_create().start_revision() == 11);
+  CHECK(news_from(stream.expect_create()) == 11);
   stream.send(created(0, 10));
   stream.send(events(0, 25, {put_user("user-2", 25)}));
   CHECK(comes(log, {"+user-1@10", "+user-2@25"}));
@@ -524,7 +527,7 @@ TEST_CASE("watch: created with a revision below the start: the store was restore
     world.server.set_head(10);
     stream.end(unavailable());
     stream = world.server.next_watch_stream();
-    CHECK(stream.expect_create().start_revision() == 26);
+    CHECK(news_from(stream.expect_create()) == 26);
     stream.send(created(0, 10));
   }
   SUBCASE("another cluster, ahead of us") {
@@ -532,7 +535,7 @@ TEST_CASE("watch: created with a revision below the start: the store was restore
     world.server.set_head(30);
     stream.end(unavailable());
     stream = world.server.next_watch_stream();
-    CHECK(stream.expect_create().start_revision() == 26);
+    CHECK(news_from(stream.expect_create()) == 26);
     stream.send(created(0, 30));
   }
   // user-2 is gone with the time after the backup.
@@ -540,7 +543,7 @@ TEST_CASE("watch: created with a revision below the start: the store was restore
   CHECK(contains(seen(log).back(), "-user-2@"));
   const auto head = world.server.head();
   stream = world.server.next_watch_stream();
-  CHECK(stream.expect_create().start_revision() == head + 1);
+  CHECK(news_from(stream.expect_create()) == head + 1);
   stream.send(created(0, head));
   stream.send(events(0, head + 1, {put_user("user-3", head + 1)}));
   CHECK(eventually([&] { return seen(log).back() == "+user-3@" + std::to_string(head + 1); }));
@@ -605,10 +608,10 @@ TEST_CASE(
   const auto [used, other] = world.in_use();
   EventLog log(world.pool, world.reg.watch("user-service"));
   auto silent = used->next_watch_stream();
-  CHECK(silent.expect_create().start_revision() == 11);
+  CHECK(news_from(silent.expect_create()) == 11);
   // With another member at hand it is not the silent one that is asked again first.
   auto stream = other->next_watch_stream();
-  CHECK(stream.expect_create().start_revision() == 11);
+  CHECK(news_from(stream.expect_create()) == 11);
   stream.send(created(0, 12));
   stream.send(events(0, 12, {put_user("user-1", 11), put_user("user-2", 12)}));
   CHECK(comes(log, {"+user-1@11", "+user-2@12"}));
@@ -797,7 +800,7 @@ TEST_CASE("R4: however the server ends a stream, the watch resumes and loses not
   auto stream = world.server.next_watch_stream();
   for (int code = 0; code <= 16; ++code) {
     CAPTURE(code);
-    CHECK(stream.expect_create().start_revision() == revision);
+    CHECK(news_from(stream.expect_create()) == revision);
     stream.send(created(code % 3, revision - 1));
     const auto id = "user-" + std::to_string(code);
     stream.send(events(code % 3, revision, {put_user(id, revision)}));
@@ -818,13 +821,13 @@ TEST_CASE("R4: a stream that ends before it says anything, again and again, is t
   const auto until = Clock::now() + 4s;
   while (Clock::now() < until) {
     auto stream = world.server.next_watch_stream();
-    CHECK(stream.expect_create().start_revision() == 11);
+    CHECK(news_from(stream.expect_create()) == 11);
     stream.end(streams++ % 2 == 0 ? grpc::Status::OK : unavailable());
   }
   CHECK(streams >= 4);
   CHECK(streams <= 40);  // with pauses of 50 ms at the least
   auto stream = world.server.next_watch_stream();
-  CHECK(stream.expect_create().start_revision() == 11);
+  CHECK(news_from(stream.expect_create()) == 11);
   stream.send(created(0, 11));
   stream.send(events(0, 11, {put_user("user-1", 11)}));
   CHECK(comes(log, {"+user-1@11"}));
@@ -848,7 +851,7 @@ TEST_CASE(
   CHECK_FALSE(world.run(code_of(world.store.range(one_key("a")))));
   stream.end(unavailable("server is shutting down"));
   stream = world.server.next_watch_stream();
-  CHECK(stream.expect_create().start_revision() == 13);
+  CHECK(news_from(stream.expect_create()) == 13);
   stream.send(created(0, 13));
   stream.send(events(0, 13, {put_user("user-3", 13)}));
   CHECK(comes(log, {"+user-1@11", "+user-2@12", "+user-3@13"}));
@@ -1076,7 +1079,7 @@ TEST_CASE("malformed: another store answers in the middle of a list: it begins a
   EventLog log(world.pool, world.reg.watch("user-service"));
   CHECK(eventually([&] { return log.size() >= 1; }));
   auto stream = world.server.next_watch_stream();
-  CHECK(stream.expect_create().start_revision() == 11);
+  CHECK(news_from(stream.expect_create()) == 11);
   stream.send(created(0, 11));
   stream.send(events(0, 11, {put_user("user-3", 11)}));
   CHECK(eventually([&] { return log.size() == 2; }));
@@ -1096,7 +1099,7 @@ TEST_CASE("malformed: no header, no revision, in any answer: an error or a new t
   CHECK(stream.expect_create().start_revision() >= 1);
   stream.send(created(0, 10));
   stream = world.server.next_watch_stream();
-  CHECK(stream.expect_create().start_revision() == 11);
+  CHECK(news_from(stream.expect_create()) == 11);
   stream.send(created(0, 10));
   CHECK(eventually([&] { return log.size() == 1; }));
   world.server.txn.answer_next([](const pb::TxnRequest&, pb::TxnResponse&) { return grpc::Status::OK; });

@@ -219,3 +219,26 @@ TEST_CASE("watch resume: after a break reconciling is due soon, because servers 
   resume.batch(batch(20, 20), start + 31s);
   CHECK(resume.reconcile_due() == start + 631s);
 }
+
+TEST_CASE(
+    "watch resume: watches begin with what was delivered last, so that a compaction behind it is refused, "
+    "not passed over") {
+  WatchResume resume(1000ms, 30000ms, 600s);
+  resume.listed("s", 10, start, 0);
+  CHECK(resume.watch_from() == 10);
+  resume.started();
+  CHECK(resume.batch(batch(10, 9), start).kind ==
+        Kind::Deliver);  // the first batch confirms the store's head
+  CHECK(resume.batch(batch(12, 10, {10}), start).kind == Kind::Ignore);
+  const WatchAction partly = resume.batch(batch(12, 12, {10, 11, 12}), start);
+  CHECK(partly.kind == Kind::DeliverFrom);
+  CHECK(partly.from == 11);
+  resume.failed(errc::unavailable, start, 0);
+  CHECK(resume.watch_from() == 12);
+  resume.started();
+  CHECK(resume.failed(errc::compacted, start, 0.5) > 0ms);
+  CHECK(resume.must_list());
+  WatchResume empty(1000ms, 30000ms, 600s);
+  empty.listed("s", 0, start, 0);
+  CHECK(empty.watch_from() == 1);
+}

@@ -47,8 +47,13 @@ class WatchResume {
 
   bool must_list() const noexcept { return !listed_; }
 
-  /// The revision to watch from: never 0, which would lose events between two watches.
+  /// The first revision that is news.
   std::int64_t next() const noexcept { return next_; }
+
+  /// The revision to watch from: the last one that was delivered, once more. A watch that begins exactly at a compaction is
+  /// legal, but some servers lose what was deleted there (etcd issues 18089, 19179); begun one earlier it is refused,
+  /// and the list shows what was deleted. Never 0, which would lose events between two watches.
+  std::int64_t watch_from() const noexcept { return std::max<std::int64_t>(next_ - 1, 1); }
 
   /// A list was read, all of it at `revision`.
   void listed(std::string_view store_id, std::int64_t revision, TimePoint now, double draw) {
@@ -58,7 +63,7 @@ class WatchResume {
     reconciled(now, draw);
   }
 
-  /// A watch was started at next(): the next batch is its first.
+  /// A watch was started at watch_from(): the next batch is its first.
   void started() noexcept {
     first_batch_ = true;
     running_ = false;
@@ -67,7 +72,8 @@ class WatchResume {
   WatchAction batch(const Batch& batch, TimePoint now) {
     WatchAction action;
     if (batch.store_id != store_id_) return relist(errc::store_changed);
-    if (std::exchange(first_batch_, false)) {
+    const bool first = std::exchange(first_batch_, false);
+    if (first) {
       // A store that is behind what it has shown was restored or wiped, perhaps between the list and this
       // watch: a watch from its future would wait in silence. A replica that only lags answers the new list
       // with what it has caught up to. Being far ahead right behind a list means that the list took long;
@@ -84,7 +90,7 @@ class WatchResume {
     action.from = next_;
     const std::int64_t last = batch.changes.empty() ? batch.through : batch.changes.back().kv.mod_revision;
     if (batch.changes.empty()) {
-      action.kind = batch.through + 1 < next_ ? WatchAction::Ignore : WatchAction::Deliver;
+      action.kind = !first && batch.through + 1 < next_ ? WatchAction::Ignore : WatchAction::Deliver;
     } else if (batch.changes.front().kv.mod_revision >= next_) {
       action.kind = WatchAction::Deliver;
     } else if (last >= next_) {

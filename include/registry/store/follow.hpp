@@ -164,7 +164,7 @@ inline asio::awaitable<void> reconcile(Following& self) {
 inline asio::awaitable<void> watch_range(Following& self) {
   self.resume.started();
   bool running = false;
-  Generator<Batch> batches = self.backend->watch(self.range, self.resume.next());
+  Generator<Batch> batches = self.backend->watch(self.range, self.resume.watch_from());
   for (;;) {
     co_await batches.wait(self.resume.reconcile_due());
     if (std::optional<Batch> batch = batches.try_next()) {
