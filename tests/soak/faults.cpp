@@ -102,7 +102,13 @@ void Faults::begin(const Fault& fault, milliseconds now) {
     case FaultKind::pause:
       if (!member.running() || member.paused()) return skip("it is away");
       say(), member.pause();
-      later(now + fault.lasts, fault.text(), [&member] { member.resume(); });
+      later(now + fault.lasts, fault.text(), [this, &member] {
+        Interference woke;
+        woke.at = Clock::now();
+        woke.woke = true;
+        interference_.push_back(woke);
+        member.resume();
+      });
       break;
     case FaultKind::kill:
     case FaultKind::terminate:

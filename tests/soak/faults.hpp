@@ -22,6 +22,7 @@ struct Interference {
   Clock::time_point at;
   std::int64_t lease = 0;  // revoked
   std::string key;         // deleted
+  bool woke = false;       // a member that stood still runs again
 };
 
 /// On one thread.

@@ -31,6 +31,7 @@ extern "C" std::size_t __sanitizer_get_current_allocated_bytes();
 
 #include "rig/cluster.hpp"
 #include "rig/eventually.hpp"
+#include "rig/net.hpp"
 #include "rig/quiet_thread.hpp"
 #include "soak/client.hpp"
 #include "soak/faults.hpp"
@@ -249,7 +250,16 @@ class Soak {
                  oracle.empty());
     verdict_.none("during the run", journal_.violations());
     judge_logs(verdict_, pointers_, history_, stage_.names);
-    judge_registrations(verdict_, pointers_, history_, faults_->interference(), stage_.names, journal_);
+    judge_registrations(verdict_, pointers_, history_, faults_->interference(), deposed_leaders_revoke(),
+                        stage_.names, journal_);
+  }
+
+  /// etcd before 3.4.31 and 3.5.13.
+  bool deposed_leaders_revoke() {
+    int major = 0, minor = 0, patch = 0;
+    const auto text = rig::http_get((*cluster_)[0].endpoint(), "/version");
+    std::sscanf(text.c_str(), R"({"etcdserver":"%d.%d.%d)", &major, &minor, &patch);
+    return major == 3 && ((minor == 4 && patch < 31) || (minor == 5 && patch < 13));
   }
 
   void finish() {
