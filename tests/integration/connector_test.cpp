@@ -195,7 +195,10 @@ TEST_CASE("connector: a member that dies is left for another, and calls go on") 
     CHECK(eventually([&] { return rig::run(pool, reg.get_service("user-service")).size() == 1; }));
     const auto version = "v" + std::to_string(i + 2);
     rig::run(pool, reg.update_instance(instance("user-service", "user-1", version)));
-    CHECK(eventually([&] { return log.all().back().service.version == version; }));
+    CHECK(eventually([&] {
+      const auto events = log.all();
+      return !events.empty() && events.back().service.version == version;
+    }));
     cluster[i].restart();
     cluster.wait_ready();
   }

@@ -175,6 +175,8 @@ inline asio::awaitable<void> watch_range(Following& self) {
         std::erase_if(batch->changes,
                       [&](const Change& change) { return change.kv.mod_revision < action.from; });
       }
+      batch->through =
+          self.resume.through();  // which never falls; a watch begins with what was delivered before
       if (action.kind != WatchAction::Ignore) self.sink->apply(std::move(*batch));
     } else if (batches.ended()) {
       fail(errc::unavailable);  // a watch without end is what the store promised
