@@ -12,6 +12,12 @@ string(REPLACE "[" "<open>" output "${output}")  # brackets group the elements o
 string(REPLACE "]" "<close>" output "${output}")
 string(REPLACE "\n" ";" lines "${output}")
 
+# Their bounds are times: no more than two of them run beside each other.
+set(processors 1)
+if(FOLDER STREQUAL "fault")
+  set(processors 2)
+endif()
+
 set(script "")
 foreach(name IN LISTS lines)
   string(REPLACE "<open>" "[" name "${name}")
@@ -22,7 +28,7 @@ foreach(name IN LISTS lines)
   string(REPLACE "," "\\," filter "${name}")
   string(APPEND script
     "add_test([==[${FOLDER}: ${name}]==] [==[${BINARY}]==] [==[--test-case=${filter}]==])\n"
-    "set_tests_properties([==[${FOLDER}: ${name}]==] PROPERTIES TIMEOUT 300 LABELS ${FOLDER}\n"
+    "set_tests_properties([==[${FOLDER}: ${name}]==] PROPERTIES TIMEOUT 300 LABELS ${FOLDER} PROCESSORS ${processors}\n"
     "  FAIL_REGULAR_EXPRESSION [==[test cases: +0 ]==] ENVIRONMENT [==[${sanitizers}]==])\n")
 endforeach()
 file(WRITE "${OUT}" "${script}")
