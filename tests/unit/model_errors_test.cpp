@@ -2,6 +2,7 @@
 #include <doctest/doctest.h>
 
 #include <cerrno>
+#include <cstdlib>
 #include <ostream>
 #include <set>
 #include <string>
@@ -74,4 +75,15 @@ TEST_CASE("errors: a problem is thrown later with the words it came with, once")
   CHECK(words(told, "") == "etcd 127.0.0.1:2379: Txn: another owner holds the key");
   CHECK(words(told, "id = \"a\"") == "id = \"a\": etcd 127.0.0.1:2379: Txn: another owner holds the key");
   CHECK(words(plain, "id = \"a\"") == "id = \"a\": another owner holds the key");
+}
+
+// Threads of a static context run on until it is destroyed, and what they throw meanwhile needs its category. The
+// destructor runs after the test, while the process exits: a crash there fails it.
+TEST_CASE("errors: a category and its texts can be used until the process has ended") {
+  static const struct UsedLast {
+    ~UsedLast() {
+      if (make_error_code(errc::closed).message().empty()) std::abort();
+    }
+  } used_last;  // made before the category is first used, so destroyed after what that makes
+  CHECK_FALSE(make_error_code(errc::closed).message().empty());
 }

@@ -15,6 +15,7 @@
 #include "registry/async/signal.hpp"
 #include "registry/discovery/instance_table.hpp"
 #include "registry/model/errors.hpp"
+#include "registry/model/immortal.hpp"
 
 namespace registry::detail {
 
@@ -98,12 +99,12 @@ class ViewState {
 
   /// An empty, stale list.
   static const Snapshot& none() {
-    static const Snapshot empty = [] {
+    static const Immortal<Snapshot> empty([] {
       auto snapshot = std::make_shared<ServiceSnapshot>();
       snapshot->stale = true;
       return snapshot;
-    }();
-    return empty;
+    }());
+    return *empty;
   }
 
   /// A wake-up at each change while it exists.

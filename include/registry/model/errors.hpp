@@ -7,6 +7,8 @@
 #include <system_error>
 #include <type_traits>
 
+#include "registry/model/immortal.hpp"
+
 namespace registry {
 
 /// What went wrong. Codes compare with `==` against std::error_code: `if (error.code() == errc::conflict)`.
@@ -94,8 +96,8 @@ class ErrorCategory final : public std::error_category {
 
 /// The category of errc, named "registry".
 inline const std::error_category& registry_category() noexcept {
-  static const detail::ErrorCategory category;
-  return category;
+  static const detail::Immortal<detail::ErrorCategory> category;
+  return *category;
 }
 
 inline std::error_code make_error_code(errc code) noexcept {

@@ -10,7 +10,9 @@
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
+#include "registry/model/immortal.hpp"
 #include "registry/rpc/ads_server.hpp"
 #include "registry/rpc/ads_table.hpp"
 #include "registry/rpc/bootstrap.hpp"
@@ -38,18 +40,31 @@ class AdsRoutes {
   std::string describe(XdsType type, const std::string& name) const {
     const std::string prefix = prefix_of(name);
     const Route route = find(prefix);
-    static const PublishingRules none{ResolverConfig()};
-    return (route.rules ? *route.rules : none).describe(type, prefix, name);
+    static const Immortal<PublishingRules> none{ResolverConfig()};
+    return (route.rules ? *route.rules : *none).describe(type, prefix, name);
   }
   void asked(const std::string& name) const {
     const std::string prefix = prefix_of(name);
     if (const auto publisher = find(prefix).publisher.lock()) publisher->asked(name.substr(prefix.size()));
+  }
+  /// Listeners and Clusters are refused as a set: that is told to all.
+  void refused(const AdsNack& nack) const {
+    for (const auto& publisher : publishers(prefix_of(nack.name))) publisher->refused(nack);
   }
 
  private:
   static std::string prefix_of(std::string_view name) {
     const auto slash = name.find('/');
     return slash == std::string_view::npos ? std::string() : std::string(name.substr(0, slash + 1));
+  }
+  std::vector<std::shared_ptr<Publisher>> publishers(const std::string& prefix) const {
+    const std::lock_guard lock(mutex_);
+    std::vector<std::shared_ptr<Publisher>> found;
+    for (const auto& [mine, route] : routes_) {
+      auto publisher = prefix.empty() || prefix == mine ? route.publisher.lock() : nullptr;
+      if (publisher) found.push_back(std::move(publisher));
+    }
+    return found;
   }
   Route find(const std::string& prefix) const {
     const std::lock_guard lock(mutex_);
@@ -67,13 +82,13 @@ class AdsHub {
   /// The hub of this process: the one there is, or a new one.
   static std::shared_ptr<AdsHub> get() {
     static std::mutex mutex;
-    static std::weak_ptr<AdsHub> current;
+    static Immortal<std::weak_ptr<AdsHub>> current;
     static pid_t owner = 0;
     const std::lock_guard lock(mutex);
-    std::shared_ptr<AdsHub> hub = owner == ::getpid() ? current.lock() : nullptr;
+    std::shared_ptr<AdsHub> hub = owner == ::getpid() ? (*current).lock() : nullptr;
     if (!hub) {
       hub = std::make_shared<AdsHub>();
-      current = hub;
+      *current = hub;
       owner = ::getpid();
     }
     return hub;
@@ -84,7 +99,8 @@ class AdsHub {
       return routes->describe(type, name);
     };
     auto asked = [routes = routes_](const std::string& name) { routes->asked(name); };
-    table_ = std::make_shared<AdsTable>(std::move(describe), std::move(asked), Observer());
+    auto refused = [routes = routes_](const AdsNack& nack) { routes->refused(nack); };
+    table_ = std::make_shared<AdsTable>(std::move(describe), std::move(asked), std::move(refused));
     server_ = std::make_unique<AdsServer>(folder_.uri(), table_);
     static const bool shared = install_bootstrap(bootstrap());
     shared_ = shared;

@@ -18,8 +18,6 @@
 #include <utility>
 #include <vector>
 
-#include "registry/model/text.hpp"
-#include "registry/observe/observer.hpp"
 #include "registry/policy/ads_stream.hpp"
 #include "registry/rpc/xds_stub.hpp"
 
@@ -49,9 +47,11 @@ class AdsTable {
   using Describe = std::function<std::string(XdsType, const std::string& name)>;
   /// Streams began or ceased to ask for the endpoints of a name: look at wanted(). Any thread.
   using Demand = std::function<void(const std::string& name)>;
+  /// A client refused an answer. Any thread.
+  using Refused = std::function<void(const AdsNack& nack)>;
 
-  AdsTable(Describe describe, Demand demand, Observer observer)
-      : describe_(std::move(describe)), demand_(std::move(demand)), observer_(std::move(observer)) {}
+  AdsTable(Describe describe, Demand demand, Refused refused)
+      : describe_(std::move(describe)), demand_(std::move(demand)), refused_(std::move(refused)) {}
 
   /// Resources that belong to one change; an empty value takes the name's endpoints out of the table again.
   struct Change {
@@ -90,7 +90,7 @@ class AdsTable {
 
   const Describe describe_;
   const Demand demand_;
-  const Observer observer_;
+  const Refused refused_;
   std::mutex mutex_;
   std::array<std::map<std::string, Resource>, 3> resources_;
   std::map<std::string, std::size_t> wanted_;  // endpoints, by streams that ask for them
@@ -239,9 +239,7 @@ inline grpc::ByteBuffer AdsTable::encode(const AdsAnswer& answer) {
 
 inline void AdsTable::tell(const Events& events) {
   for (const std::string& name : events.demand) demand_(name);
-  if (!events.nack) return;
-  observer_.count("registry_resolver_rejections_total");
-  observer_.log(LogLevel::Error, "gRPC refused what was published: " + quote(events.nack->text, 500));
+  if (events.nack) refused_(*events.nack);
 }
 
 }  // namespace registry::detail

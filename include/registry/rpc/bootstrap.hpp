@@ -14,6 +14,7 @@
 
 #include "registry/async/clock.hpp"
 #include "registry/model/errors.hpp"
+#include "registry/model/immortal.hpp"
 #include "registry/model/text.hpp"
 
 // gRPC's own entry for a bootstrap that ranks below both environment variables. Exported, but in no public
@@ -69,15 +70,15 @@ inline bool install_bootstrap(const std::string& bootstrap) {
 /// Where the sockets of this process lie: the same path for its whole life, because gRPC remembers it. A name
 /// that nobody can foresee, in the user's own runtime folder if there is one.
 inline const std::string& socket_folder() {
-  static const std::string path = [] {
+  static const Immortal<std::string> path([] {
     const char* base = std::getenv("XDG_RUNTIME_DIR");
     if (base == nullptr || ::access(base, W_OK) != 0) base = std::getenv("TMPDIR");
     if (base == nullptr || ::access(base, W_OK) != 0) base = "/tmp";
     const std::string name = "/registry-" + std::to_string(::getpid()) + "-" + std::to_string(Random().id());
     // The path of a socket has at most 107 bytes.
     return (std::string_view(base).size() > 50 ? "/tmp" : std::string(base)) + name;
-  }();
-  return path;
+  }());
+  return *path;
 }
 
 /// The folder while this lives: ours alone. Removed by the process that made it, not by its forks.

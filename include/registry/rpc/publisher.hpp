@@ -24,7 +24,10 @@
 #include "registry/async/sleep.hpp"
 #include "registry/async/task_scope.hpp"
 #include "registry/facade/registry.hpp"
+#include "registry/model/text.hpp"
 #include "registry/model/validate.hpp"
+#include "registry/observe/observer.hpp"
+#include "registry/policy/ads_messages.hpp"
 #include "registry/policy/backoff.hpp"
 #include "registry/policy/publication.hpp"
 #include "registry/policy/push_pacer.hpp"
@@ -108,6 +111,14 @@ class Publisher : public std::enable_shared_from_this<Publisher> {
   /// Somebody asks, or no longer asks, for the endpoints of a name, without its prefix. Any thread.
   void asked(const std::string& name) {
     home.post([self = shared_from_this(), service = ClusterName(name).service] { self->follow(service); });
+  }
+
+  /// A client refused what was published. Any thread.
+  void refused(const AdsNack& nack) const {
+    observer_.count("registry_resolver_rejections_total");
+    observer_.log(LogLevel::Error, "gRPC refused what was published" +
+                                       (nack.name.empty() ? std::string() : " as " + quote(nack.name)) +
+                                       ": " + quote(nack.text, 500));
   }
 
   /// How many endpoints of a service gRPC was given; follows the service.

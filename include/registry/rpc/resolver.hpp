@@ -104,7 +104,11 @@ class Resolver {
         auto asked = [weak = std::weak_ptr(publisher_)](const std::string& name) {
           if (const auto publisher = weak.lock()) publisher->asked(name);
         };
-        auto table = std::make_shared<detail::AdsTable>(std::move(describe), std::move(asked), Observer());
+        auto refused = [weak = std::weak_ptr(publisher_)](const AdsNack& nack) {
+          if (const auto publisher = weak.lock()) publisher->refused(nack);
+        };
+        auto table =
+            std::make_shared<detail::AdsTable>(std::move(describe), std::move(asked), std::move(refused));
         outside_ =
             std::make_unique<detail::AdsServer>(listen.front() == ':' ? "127.0.0.1" + listen : listen, table);
         publisher_->publish_to(std::move(table), std::string());
