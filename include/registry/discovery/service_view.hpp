@@ -50,6 +50,9 @@ class ServiceView {
     return state_ ? state_->current() : detail::ViewState::none();
   }
 
+  /// Tells views apart: the same for copies, 0 for an empty view.
+  std::uint64_t id() const noexcept { return state_ ? state_->id() : 0; }
+
   /// The latest list once it differs from what this handle's last `next()` returned; the first call returns
   /// at once. Lists in between are skipped. Becoming stale or fresh again is a difference.
   /// Errors: `closed` when the Registry or its store was closed, and for an empty view.

@@ -69,6 +69,7 @@ class ViewState {
 
   // ---- the readers: any thread
 
+  std::uint64_t id() const noexcept { return id_; }
   std::uint64_t version() const noexcept { return version_.load(std::memory_order_acquire); }
   bool closed() const noexcept { return closed_.load(std::memory_order_acquire); }
 

@@ -19,6 +19,7 @@
 #include "registry/model/text.hpp"
 #include "registry/policy/endpoint_assignment.hpp"
 #include "registry/policy/ip_literal.hpp"
+#include "registry/policy/nearness.hpp"
 #include "registry/policy/rendezvous.hpp"
 #include "registry/policy/weights.hpp"
 
@@ -72,7 +73,7 @@ class Publication {
     for (const ResolvedAddress& address : addresses) add(address);
     made.count = addresses_.size() - made.begin;
     if (made.count == 0) return;
-    made.tier = tier(instance);
+    made.tier = tier_of(instance, rule_.region, rule_.zone);
     candidates_.push_back(made);
   }
 
@@ -127,15 +128,6 @@ class Publication {
     if (ip && address.port != 0 && seen_.insert({*ip, address.port}).second) {
       addresses_.emplace_back(ip->text(), address.port);
     }
-  }
-
-  int tier(const ServiceInstance& instance) const noexcept {
-    if (rule_.zone.empty() && rule_.region.empty()) return 2;
-    const auto region = instance.region();
-    // Names of zones are unique by themselves as a rule, so an instance need not say its region as well.
-    const bool here = rule_.region.empty() || region.empty() || region == rule_.region;
-    if (!rule_.zone.empty() && here && instance.zone() == rule_.zone) return 0;
-    return !rule_.region.empty() && region == rule_.region ? 1 : 2;
   }
 
   /// Orders the candidates by preference; those of equal rank stay in the order of their ids.
