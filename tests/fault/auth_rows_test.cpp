@@ -399,7 +399,7 @@ TEST_CASE(
   world.root_login();
   CHECK(world.lease_of() != 0);
   CHECK(states.size() >= 1);
-  CHECK_FALSE(has_state(states, RegistrationState::Lost));
+  CHECK(losses(states) == "");
   check_uninterrupted(log);
   world.run(world.reg.close());
 }
@@ -551,7 +551,7 @@ TEST_CASE(
     CHECK(eventually([&] { return world.lease_of() == 0; }, 6s));
   } else {
     CHECK(holds_for(4s, [&] { return world.lease_of() != 0; }));
-    CHECK_FALSE(has_state(states, RegistrationState::Lost));
+    CHECK(losses(states) == "");
   }
   CHECK_FALSE(late.ended());
   CHECK(world.authentications() - before <= 2);  // the token is good
@@ -597,7 +597,7 @@ TEST_CASE(
   world.put("user-2");
   CHECK(eventually([&] { return saw(log, "user-2") && has(view, "user-2"); }));
   CHECK(world.run(world.reg.get_service(service)).size() == 2);
-  CHECK_FALSE(has_state(states, RegistrationState::Lost));
+  CHECK(losses(states) == "");
   CHECK(world.breaks() == 0);
   world.run(world.reg.close());
   CHECK(world.lease_of() == 0);
@@ -660,7 +660,7 @@ TEST_CASE("auth: switched on, and later off, under a client with user and passwo
   CHECK(eventually([&] { return has(view, "user-2"); }));
   CHECK_FALSE(stale(view));
   CHECK(world.breaks() == 0);
-  CHECK_FALSE(has_state(states, RegistrationState::Lost));
+  CHECK(losses(states) == "");
   check_uninterrupted(log);
   world.run(world.reg.close());
 }
@@ -684,7 +684,7 @@ TEST_CASE("auth: the server restarts and forgets its tokens: one login, and ever
     world.put(id);
     CHECK(eventually([&] { return saw(log, id) && has(view, id); }));
   }
-  CHECK_FALSE(has_state(states, RegistrationState::Lost));
+  CHECK(losses(states) == "");
   check_uninterrupted(log);
   world.run(world.reg.close());
 }
@@ -744,7 +744,7 @@ TEST_CASE("auth: JWT: every change of a user or role makes the token old, which 
   CHECK(eventually([&] { return saw(log, "user-2") && saw(late, "user-2") && has(view, "user-2"); }));
   CHECK_FALSE(stale(view));
   CHECK(world.breaks() == 0);
-  CHECK_FALSE(has_state(states, RegistrationState::Lost));
+  CHECK(losses(states) == "");
   check_uninterrupted(log);
   world.run(world.reg.close());
 }
@@ -774,7 +774,7 @@ TEST_CASE("auth: JWT: users change all the time: calls go on, none fails for an 
   CAPTURE(rounds.load());
   CHECK(changes > 2);
   CHECK(failures == "");
-  CHECK_FALSE(has_state(states, RegistrationState::Lost));
+  CHECK(losses(states) == "");
   world.run(world.reg.close());
 }
 
@@ -789,7 +789,7 @@ TEST_CASE("auth: JWT: tokens expire after 1 s however much they are used: nobody
   for (const auto end = Clock::now() + 4s; Clock::now() < end;) failures += world.use("user-1");
   CHECK(failures == "");
   CHECK(world.authentications() - before <= 8);
-  CHECK_FALSE(has_state(states, RegistrationState::Lost));
+  CHECK(losses(states) == "");
   check_uninterrupted(log);
   world.run(world.reg.close());
 }

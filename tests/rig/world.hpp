@@ -123,6 +123,16 @@ inline bool has_state(const RegistrationLog& log, registry::RegistrationState st
   return seen >= times;
 }
 
+/// The instances that were lost for a while, with the reasons; empty: none.
+inline std::string losses(const RegistrationLog& log) {
+  std::string text;
+  for (const auto& event : log.all()) {
+    if (event.state == registry::RegistrationState::Lost)
+      text += event.id + ": " + event.reason.message() + "; ";
+  }
+  return text;
+}
+
 /// The text that an awaitable fails with; empty if it does not.
 template <class T>
 asio::awaitable<std::string> text_of(asio::awaitable<T> work) {

@@ -42,6 +42,14 @@ Faults::Faults(Stage& stage, rig::Cluster& cluster, std::vector<Client*> clients
 
 bool Faults::all_alive() { return cluster_.alive().size() == cluster_.size(); }
 
+bool Faults::led_by_another(const rig::Etcd& member) {
+  for (std::size_t i = 0; i < cluster_.size(); ++i) {
+    rig::Etcd& each = cluster_[i];
+    if (&each != &member && each.running() && !each.paused() && each.is_leader()) return true;
+  }
+  return false;
+}
+
 void Faults::later(milliseconds at, std::string text, std::function<void()> action) {
   End end;
   end.action = std::move(action);
@@ -102,11 +110,13 @@ void Faults::begin(const Fault& fault, milliseconds now) {
     case FaultKind::pause:
       if (!member.running() || member.paused()) return skip("it is away");
       say(), member.pause();
-      later(now + fault.lasts, fault.text(), [this, &member] {
-        Interference woke;
-        woke.at = Clock::now();
-        woke.woke = true;
-        interference_.push_back(woke);
+      later(now + fault.lasts, fault.text(), [this, &member, led = member.is_leader()] {
+        if (led && led_by_another(member)) {
+          Interference deposed;
+          deposed.at = Clock::now();
+          deposed.deposed = true;
+          interference_.push_back(deposed);
+        }
         member.resume();
       });
       break;

@@ -22,7 +22,7 @@ struct Interference {
   Clock::time_point at;
   std::int64_t lease = 0;  // revoked
   std::string key;         // deleted
-  bool woke = false;       // a member that stood still runs again
+  bool deposed = false;    // a leader that stood still until another one was elected runs again
 };
 
 /// On one thread.
@@ -46,6 +46,7 @@ class Faults {
   void begin(const Fault& fault, std::chrono::milliseconds now);
   void later(std::chrono::milliseconds at, std::string text, std::function<void()> action);
   bool all_alive();
+  bool led_by_another(const rig::Etcd& member);
   bool compact(std::int64_t to);
   rig::RawEvent some_registered_key(std::uint64_t draw);
 

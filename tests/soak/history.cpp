@@ -181,7 +181,7 @@ std::optional<Start> start_of(const std::vector<Seen>& log, const Effects& truth
 
 /// Line by line against the truth; empty, or where they part.
 std::string exactly(const std::vector<Seen>& log, const Effects& truth, const Start& start, bool to_end,
-                    const KeyNames& names, std::size_t& relists) {
+                    const KeyNames& names, std::vector<std::string>& relists) {
   const auto& all = truth.all();
   State known = given_by(log, start.events);
   std::size_t place = truth.behind(start.revision);
@@ -197,10 +197,11 @@ std::string exactly(const std::vector<Seen>& log, const Effects& truth, const St
       ++place;
       continue;
     }
-    ++relists;
     const std::string where = text_of(log[i], names) + " stands where the truth has " +
                               (place < all.size() ? text_of(all[place], names) : std::string("nothing"));
+    const std::size_t before = i;
     while (i < log.size() && log[i].resynced) apply(log[i++]);
+    relists.push_back(where + "; " + std::to_string(i - before) + " resynced events");
     if (i == log.size()) {
       place = all.size();
       break;

@@ -94,10 +94,11 @@ class History {
 
 /// How the log of a watcher compares with the truth.
 struct Comparison {
-  std::string wrong;        // the first thing; empty: nothing
-  std::string inexact;      // why the log is not the truth line by line between its relists; empty: it is
-  std::size_t relists = 0;  // places where it goes on from another state, resynced events or not
-  std::size_t unseen = 0;   // not resynced, but an instance had come and gone unseen before
+  std::string wrong;    // the first thing; empty: nothing
+  std::string inexact;  // why the log is not the truth line by line between its relists; empty: it is
+  /// The places where it goes on from another state, resynced events or not.
+  std::vector<std::string> relists;
+  std::size_t unseen = 0;  // not resynced, but an instance had come and gone unseen before
   std::size_t resynced = 0;
 };
 

@@ -249,17 +249,8 @@ class Soak {
     verdict_.add("the oracle's own events lead to what is there", "yes", oracle.empty() ? "yes" : oracle,
                  oracle.empty());
     verdict_.none("during the run", journal_.violations());
-    judge_logs(verdict_, pointers_, history_, stage_.names);
-    judge_registrations(verdict_, pointers_, history_, faults_->interference(), deposed_leaders_revoke(),
-                        stage_.names, journal_);
-  }
-
-  /// etcd before 3.4.31 and 3.5.13.
-  bool deposed_leaders_revoke() {
-    int major = 0, minor = 0, patch = 0;
-    const auto text = rig::http_get((*cluster_)[0].endpoint(), "/version");
-    std::sscanf(text.c_str(), R"({"etcdserver":"%d.%d.%d)", &major, &minor, &patch);
-    return major == 3 && ((minor == 4 && patch < 31) || (minor == 5 && patch < 13));
+    judge_logs(verdict_, pointers_, history_, stage_.names, journal_);
+    judge_registrations(verdict_, pointers_, history_, faults_->interference(), stage_.names, journal_);
   }
 
   void finish() {

@@ -40,10 +40,10 @@ std::vector<std::string> disagreements(const std::vector<Client*>& clients, cons
 
 /// Everything that clients saw on the way against the oracle.
 void judge_logs(Verdict& verdict, const std::vector<Client*>& clients, const History& history,
-                const KeyNames& names);
+                const KeyNames& names, Journal& journal);
 void judge_registrations(Verdict& verdict, const std::vector<Client*>& clients, const History& history,
-                         const std::vector<Interference>& interference, bool deposed_leaders_revoke,
-                         const KeyNames& names, Journal& journal);
+                         const std::vector<Interference>& interference, const KeyNames& names,
+                         Journal& journal);
 /// The oracle itself: its events lead to what is there.
 std::string judge_oracle(const History& history, const Final& store, KeyNames& names);
 
