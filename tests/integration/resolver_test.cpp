@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "registry/rpc/bootstrap.hpp"
+#include "rig/gate.hpp"
 #include "rig/grpc_world.hpp"
 
 using namespace registry;
@@ -132,6 +133,34 @@ TEST_CASE("resolver: disabled and draining instances and the weight 0 get no cal
     CHECK(spreads(*stub, 10, [](const Spread& seen) { return seen == Spread{{"user-2", 10}}; }));
     world.change(first, {});
     CHECK(spreads(*stub, 10, [](const Spread& seen) { return seen.size() == 2 && !seen.contains(""); }));
+  }
+}
+
+// gRPC takes up what it knew under the name of a locality. The new instance cannot be reached, so all calls are the
+// light one's, however long that lasts.
+TEST_CASE("resolver: one that was taken out gets no call when another one of its weight takes its place") {
+  for (const bool at_once : {false, true}) {
+    CAPTURE(at_once);
+    GrpcWorld world;
+    Greeter light("user-1"), heavy("user-2"), fresh("user-3");
+    world.add(light, {{"weight", "1"}});
+    world.add(heavy, {{"weight", "3"}});
+    const GreeterStub stub = world.stub(2);
+    CHECK(spreads(*stub, 20, [](const Spread& seen) { return seen.size() == 2; }));
+    Gate gate(fresh.endpoint());
+    gate.swallow(Way::down);
+    auto instance = GrpcWorld::instance("user-2", "grpc://" + gate.endpoint(), {{"weight", "3"}});
+    if (!at_once) {
+      world.change(heavy, {{"weight", "3"}, {"status", "disabled"}});
+      CHECK(spreads(*stub, 50, [](const Spread& seen) { return !seen.contains("user-2"); }));
+      instance.id = "user-3";
+      world.run(world.reg.register_instance(instance));
+    } else {
+      world.run(world.reg.update_instance(instance));  // it has moved
+    }
+    CHECK(eventually([&] { return gate.accepted_total() > 0; }, "gRPC connects to it"));
+    CHECK(spreads(*stub, 50, [](const Spread& seen) { return seen == Spread{{"user-1", 50}}; }));
+    CHECK(spread(*stub, 200) == Spread{{"user-1", 200}});
   }
 }
 

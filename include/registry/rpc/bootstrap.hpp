@@ -16,6 +16,7 @@
 #include "registry/model/errors.hpp"
 #include "registry/model/immortal.hpp"
 #include "registry/model/text.hpp"
+#include "registry/rpc/xds_names.hpp"
 
 // gRPC's own entry for a bootstrap that ranks below both environment variables. Exported, but in no public
 // header; weak, so that a gRPC without it still links.
@@ -27,26 +28,6 @@ namespace registry::detail {
 
 /// gRPC's public channel argument with a bootstrap for one channel.
 inline constexpr const char* bootstrap_argument = "grpc.TEST_ONLY_DO_NOT_USE_IN_PROD.xds_bootstrap_config";
-
-/// As it may stand in the path of a URI.
-inline std::string percent_encoded(std::string_view text, std::string_view also_plain = {}) {
-  constexpr std::string_view digits = "0123456789ABCDEF";
-  std::string encoded;
-  for (const char c : text) {
-    const auto byte = static_cast<unsigned char>(c);
-    const bool plain = (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
-                       c == '-' || c == '.' || c == '_' || c == '~' ||
-                       also_plain.find(c) != std::string_view::npos;
-    if (plain) {
-      encoded += c;
-    } else {
-      encoded += '%';
-      encoded += digits[byte >> 4];
-      encoded += digits[byte & 15];
-    }
-  }
-  return encoded;
-}
 
 /// A bootstrap with one control plane, "unix:/path" or "host:port". The URI holds nothing that JSON escapes.
 inline std::string bootstrap_of(const std::string& server_uri) {

@@ -29,27 +29,17 @@
 #include "registry/observe/observer.hpp"
 #include "registry/policy/ads_messages.hpp"
 #include "registry/policy/backoff.hpp"
+#include "registry/policy/locality_names.hpp"
 #include "registry/policy/publication.hpp"
 #include "registry/policy/push_pacer.hpp"
 #include "registry/policy/traffic_split.hpp"
 #include "registry/rpc/address_book.hpp"
 #include "registry/rpc/ads_table.hpp"
 #include "registry/rpc/resolver_config.hpp"
+#include "registry/rpc/xds_names.hpp"
 #include "registry/rpc/xds_resources.hpp"
 
 namespace registry::detail {
-
-/// What a resource name says: "<service>", or "<service>/<version>" for the cluster of one version.
-struct ClusterName {
-  std::string service;
-  std::optional<std::string> version;
-
-  explicit ClusterName(std::string_view name) {
-    const auto slash = name.find('/');
-    service = name.substr(0, slash);
-    if (slash != std::string_view::npos) version = name.substr(slash + 1);
-  }
-};
 
 /// The rules, fixed for the life of a Resolver. What they make of a name is the same on every thread.
 struct PublishingRules {
@@ -76,11 +66,13 @@ struct PublishingRules {
 
   /// The Listener or Cluster of a name that nothing is known of yet. `prefix` stands before our names.
   std::string describe(XdsType type, const std::string& prefix, const std::string& name) const {
-    const ClusterName cluster(std::string_view(name).substr(prefix.size()));
-    const ServiceRule& rule = of(cluster.service);
-    if (type == XdsType::Cluster) return cluster_resource(name, rule);
-    return listener_resource(
-        name, split_traffic(rule.version_shares, [](const std::string&) { return true; }), rule);
+    const std::string rest = name.substr(prefix.size());
+    if (type == XdsType::Cluster) return cluster_resource(name, of(ClusterName(rest).service));
+    const std::string service = rest.substr(0, rest.find('/'));
+    const ServiceRule& rule = of(service);
+    return listener_resource(name, prefix + ClusterName::of(service),
+                             split_traffic(rule.version_shares, [](const std::string&) { return true; }),
+                             rule);
   }
 };
 
@@ -168,6 +160,7 @@ class Publisher : public std::enable_shared_from_this<Publisher> {
     Signal wake;  // something may have changed
     PushPacer pacer;
     std::map<std::string, EndpointAssignment> sent;  // by the name of the cluster
+    std::map<std::string, LocalityNames> names;      // likewise
     std::optional<TrafficSplit> split;
     std::optional<Clock::time_point> unwanted;  // since when
     bool loaded = false;
@@ -180,6 +173,7 @@ class Publisher : public std::enable_shared_from_this<Publisher> {
     }
   };
   using PublicationPtr = std::shared_ptr<Publication>;
+  using Instances = std::vector<std::shared_ptr<const ServiceInstance>>;
 
   class Waiting {
    public:
@@ -221,9 +215,9 @@ class Publisher : public std::enable_shared_from_this<Publisher> {
   /// The names of the clusters of a service.
   std::vector<std::string> clusters(const std::string& service) const {
     const auto& shares = rules_->of(service).version_shares;
-    if (shares.empty()) return {service};
+    if (shares.empty()) return {ClusterName::of(service)};
     std::vector<std::string> names;
-    for (const auto& [version, share] : shares) names.push_back(service + "/" + version);
+    for (const auto& [version, share] : shares) names.push_back(ClusterName::of(service, version));
     return names;
   }
 
@@ -297,19 +291,34 @@ class Publisher : public std::enable_shared_from_this<Publisher> {
     const ServiceRule& service_rule = rules_->of(publication.service);
     std::set<std::string> usable;
     if (service_rule.version_shares.empty()) {
-      made[publication.service] = assign_endpoints(snapshot->instances, addresses, rule);
+      made[ClusterName::of(publication.service)] = assign_endpoints(snapshot->instances, addresses, rule);
     } else {
       for (const auto& [version, share] : service_rule.version_shares) {
         rule.version = version;
-        const auto& each = made[publication.service + "/" + version] =
+        const auto& each = made[ClusterName::of(publication.service, version)] =
             assign_endpoints(snapshot->instances, addresses, rule);
-        if (!each.empty()) usable.insert(version);
+        if (!each.empty() && share != 0) usable.insert(version);
+      }
+    }
+    std::size_t endpoints = 0;
+    for (const auto& [name, assignment] : made) endpoints += count_endpoints(assignment);
+    if (!usable.empty()) {
+      // Calls that wait for a version are never routed again: if it has no instance the others serve them.
+      rule.version.reset();
+      Instances others;
+      for (const auto& instance : snapshot->instances) {
+        if (usable.contains(instance->version)) others.push_back(instance);
+      }
+      for (auto& [name, assignment] : made) {
+        if (assignment.empty()) assignment = assign_endpoints(others, addresses, rule);
       }
     }
     if (!settled && !publication.loaded && !patience_over) return false;
+    for (auto& [name, assignment] : made) publication.names[name].settle(assignment, now);
     publication.pacer.pushed(now);
     const TrafficSplit split = split_traffic(
         service_rule.version_shares, [&](const std::string& version) { return usable.contains(version); });
+    publication.endpoints = endpoints;
     send(publication, std::move(made), split);
     return true;
   }
@@ -328,15 +337,13 @@ class Publisher : public std::enable_shared_from_this<Publisher> {
       }
       if (publication.split != split) {
         AdsTable::Change& change = changes.emplace_back(XdsType::Listener, prefix + publication.service);
-        change.resource =
-            listener_resource(prefix + publication.service, split, rules_->of(publication.service));
+        change.resource = listener_resource(change.name, prefix + ClusterName::of(publication.service), split,
+                                            rules_->of(publication.service));
       }
       sent = sent || !changes.empty();
       table->publish(std::move(changes));
     }
     publication.split = split;
-    publication.endpoints = 0;
-    for (const auto& [name, assignment] : made) publication.endpoints += count_endpoints(assignment);
     publication.sent = std::move(made);
     publication.loaded = true;
     if (sent) observer_.count("registry_resolver_updates_total", publication.service);

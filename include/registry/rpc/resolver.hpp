@@ -5,6 +5,7 @@
 #include <grpcpp/create_channel.h>
 #include <grpcpp/security/credentials.h>
 #include <grpcpp/support/channel_arguments.h>
+#include <unistd.h>
 
 #include <asio/awaitable.hpp>
 #include <chrono>
@@ -25,6 +26,7 @@
 #include "registry/rpc/ads_server.hpp"
 #include "registry/rpc/publisher.hpp"
 #include "registry/rpc/resolver_config.hpp"
+#include "registry/rpc/xds_names.hpp"
 
 namespace registry {
 
@@ -41,7 +43,8 @@ namespace registry {
 /// Lifetime: may outlive the Registry, which then publishes nothing more; channels may outlive both: they go on with
 /// the endpoints they know. Destroying it closes it, without waiting for its coroutines; it stops a server and takes some
 /// milliseconds. Threads: all members may be called from any thread; awaitables resume on the caller's executor.
-/// The executor of the Registry's store must be running for changes to be published.
+/// The executor of the Registry's store must be running for changes to be published. A fork can only destroy it, which then
+/// does nothing; Resolvers of the fork's own need a gRPC that the process had not begun to use.
 class Resolver {
  public:
   /// Throws `invalid_argument` for a bad setting and for a `listen` address that cannot be used.
@@ -50,7 +53,12 @@ class Resolver {
     core_->open();
   }
   ~Resolver() {
-    if (core_) core_->shut();
+    if (!core_) return;
+    if (core_->forked()) {
+      new CorePtr(std::move(core_));  // has no threads here, and its socket is in use
+    } else {
+      core_->shut();
+    }
   }
   Resolver(Resolver&&) noexcept = default;
   Resolver& operator=(Resolver&& other) noexcept {
@@ -169,11 +177,15 @@ class Resolver {
       return std::string(name);
     }
 
+    /// Whether another process made it.
+    bool forked() const noexcept { return ::getpid() != maker_; }
+
     const std::shared_ptr<detail::Publisher>& publisher() const noexcept { return publisher_; }
 
    private:
     using Key = std::pair<std::string, std::shared_ptr<grpc::ChannelCredentials>>;
 
+    const pid_t maker_ = ::getpid();
     const std::shared_ptr<const detail::PublishingRules> rules_;
     const std::shared_ptr<detail::Publisher> publisher_;
     mutable std::mutex mutex_;

@@ -13,6 +13,7 @@
 
 #include "registry/model/errors.hpp"
 #include "registry/model/filter.hpp"
+#include "registry/model/limits.hpp"
 #include "registry/model/text.hpp"
 #include "registry/model/validate.hpp"
 #include "registry/policy/publication.hpp"
@@ -97,6 +98,7 @@ inline void validate(const ServiceRule& rule, const std::string& field) {
   std::uint64_t sum = 0;
   for (const auto& [version, share] : rule.version_shares) {
     sum += share;
+    detail::check_text(field + ".version_shares", version, max_name_size);
     if (share > 1'000'000)
       fail(errc::invalid_argument, field + ".version_shares[" + detail::quote(version) +
                                        "] = " + std::to_string(share) + ": use 0 to 1000000");
@@ -112,6 +114,9 @@ inline void validate(const ResolverConfig& config) {
     validate_service_name(name);
     validate(rule, "services[" + detail::quote(name) + "]");
   }
+  // What is published must be UTF-8.
+  detail::check_text("zone", config.zone, max_name_size);
+  detail::check_text("region", config.region, max_name_size);
   if (config.max_endpoints == 0) fail(errc::invalid_argument, "max_endpoints = 0: use at least 1");
   if (config.max_pushes_per_second == 0 || config.max_pushes_per_second > 1000)
     fail(errc::invalid_argument,

@@ -11,6 +11,7 @@
 #include "registry/policy/publication.hpp"
 #include "registry/policy/traffic_split.hpp"
 #include "registry/rpc/resolver_config.hpp"
+#include "registry/rpc/xds_names.hpp"
 #include "registry/rpc/xds_stub.hpp"
 
 namespace registry::detail {
@@ -21,9 +22,9 @@ void pack(xds::Any& any, const char* type, const Message& message) {
   message.SerializeToString(any.mutable_value());
 }
 
-/// The Listener of `name`: all calls go to `clusters`, each with its weight.
-inline std::string listener_resource(const std::string& name, const TrafficSplit& split,
-                                     const ServiceRule& rule) {
+/// The Listener of `name`: all calls go to `cluster`, or to those of its versions, each with its weight.
+inline std::string listener_resource(const std::string& name, const std::string& cluster,
+                                     const TrafficSplit& split, const ServiceRule& rule) {
   xds::HttpConnectionManager manager;
   auto& filter = *manager.add_http_filters();
   filter.set_name("router");
@@ -34,14 +35,14 @@ inline std::string listener_resource(const std::string& name, const TrafficSplit
   route.mutable_match()->set_prefix("");
   auto& action = *route.mutable_route();
   if (split.empty()) {
-    action.set_cluster(name);
+    action.set_cluster(cluster);
   } else {
     auto& weighted = *action.mutable_weighted_clusters();
     weighted.mutable_total_weight()->set_value(split.total);
     for (const VersionWeight& part : split.versions) {
-      auto& cluster = *weighted.add_clusters();
-      cluster.set_name(name + "/" + part.version);
-      cluster.mutable_weight()->set_value(part.weight);
+      auto& each = *weighted.add_clusters();
+      each.set_name(cluster + "/" + percent_encoded(part.version));
+      each.mutable_weight()->set_value(part.weight);
     }
   }
   if (rule.balancing == Balancing::RingHash) {
