@@ -1,16 +1,30 @@
-// Three instances of a service come, one changes, one goes; a watcher prints what it sees. Runs on the
-// embedded store, or on etcd: quickstart --etcd 127.0.0.1:2379
+// Instances of a service come, change and go, and a watcher prints what it sees. Then a channel spreads calls
+// over three gRPC servers, and one of them leaves without a failed call. Runs on the embedded store, or on etcd:
+//   quickstart --etcd 127.0.0.1:2379
+#include <greeter.grpc.pb.h>
+#include <grpcpp/grpcpp.h>
+
 #include <asio/co_spawn.hpp>
 #include <asio/detached.hpp>
 #include <asio/io_context.hpp>
+#include <asio/steady_timer.hpp>
 #include <chrono>
 #include <cstdio>
 #include <exception>
+#include <map>
 #include <memory>
+#include <mutex>
 #include <registry/registry.hpp>
+#include <stdexcept>
+#include <stop_token>
 #include <string>
+#include <thread>
+#include <utility>
+#include <vector>
 
 using namespace std::chrono_literals;
+
+// --- Registration and discovery -----------------------------------------------------------------
 
 asio::awaitable<void> watch_users(registry::Generator<registry::ServiceEvent> events) {
   while (auto event = co_await events.next()) {
@@ -24,7 +38,7 @@ asio::awaitable<void> watch_users(registry::Generator<registry::ServiceEvent> ev
   std::printf("  the watch has ended\n");
 }
 
-asio::awaitable<void> run(registry::Registry& reg) {
+asio::awaitable<void> instances(registry::Registry& reg) {
   asio::co_spawn(co_await asio::this_coro::executor, watch_users(reg.watch("user-service")), asio::detached);
 
   std::printf("three instances come\n");
@@ -52,7 +66,129 @@ asio::awaitable<void> run(registry::Registry& reg) {
   for (const auto& instance : view.snapshot()->instances) {
     std::printf(" %s(%s)", instance->id.c_str(), instance->version.c_str());
   }
-  std::printf("\nclosing takes the rest away\n");
+  std::printf("\n");
+}
+
+// --- gRPC ---------------------------------------------------------------------------------------
+
+// A gRPC server in this process.
+class Server final : public greeter::Greeter::Service {
+ public:
+  explicit Server(std::string id) : id_(std::move(id)) {
+    grpc::ServerBuilder builder;
+    builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port_);
+    builder.RegisterService(this);
+    server_ = builder.BuildAndStart();
+    if (!server_) throw std::runtime_error("cannot listen on 127.0.0.1");
+  }
+
+  registry::ServiceInstance instance() const {
+    registry::ServiceInstance made("greeter", id_);
+    made.endpoints = {"grpc://127.0.0.1:" + std::to_string(port_)};
+    return made;
+  }
+
+  // Refuses new calls; those under way have a second to end.
+  void stop() { server_->Shutdown(std::chrono::system_clock::now() + 1s); }
+
+ private:
+  grpc::Status SayHello(grpc::ServerContext*, const greeter::HelloRequest* request,
+                        greeter::HelloReply* reply) override {
+    reply->set_message("Hello, " + request->name());
+    reply->set_served_by(id_);
+    return grpc::Status::OK;
+  }
+
+  const std::string id_;
+  int port_ = 0;
+  std::unique_ptr<grpc::Server> server_;
+};
+
+// Makes one call after the other, on a thread of its own, and counts who answered.
+class Caller {
+ public:
+  explicit Caller(const std::shared_ptr<grpc::Channel>& channel)
+      : stub_(greeter::Greeter::NewStub(channel)), thread_([this](std::stop_token stop) {
+          while (!stop.stop_requested()) call();
+        }) {}
+
+  // Whether there is something to report.
+  bool has_news() const {
+    const std::lock_guard lock(mutex_);
+    return calls_ >= 300 || failed_ > 0;
+  }
+
+  // Prints what was counted since the last time.
+  void report(const char* step) {
+    const std::lock_guard lock(mutex_);
+    std::printf("%s: %d calls", step, calls_);
+    for (const auto& [id, count] : answered_) std::printf(", %s %d", id.c_str(), count);
+    std::printf("; %d failed\n", failed_);
+    if (failed_ > 0) throw std::runtime_error("a call failed: " + error_);
+    answered_.clear();
+    calls_ = 0;
+  }
+
+ private:
+  void call() {
+    grpc::ClientContext context;
+    context.set_deadline(std::chrono::system_clock::now() + 5s);
+    greeter::HelloRequest request;
+    request.set_name("you");
+    greeter::HelloReply reply;
+    const grpc::Status status = stub_->SayHello(&context, request, &reply);
+    const std::lock_guard lock(mutex_);
+    ++calls_;
+    if (status.ok()) {
+      ++answered_[reply.served_by()];
+    } else {
+      ++failed_;
+      error_ = status.error_message();
+    }
+  }
+
+  const std::unique_ptr<greeter::Greeter::Stub> stub_;
+  mutable std::mutex mutex_;
+  std::map<std::string, int> answered_;
+  int calls_ = 0, failed_ = 0;
+  std::string error_;
+  std::jthread thread_;
+};
+
+asio::awaitable<void> pause(std::chrono::milliseconds time) {
+  asio::steady_timer timer(co_await asio::this_coro::executor, time);
+  co_await timer.async_wait(asio::use_awaitable);
+}
+
+asio::awaitable<void> report(Caller& caller, const char* step) {
+  while (!caller.has_news()) co_await pause(10ms);
+  caller.report(step);
+}
+
+asio::awaitable<void> calls(registry::Registry& reg) {
+  std::vector<std::unique_ptr<Server>> servers;
+  for (int i = 1; i <= 3; ++i) {
+    servers.push_back(std::make_unique<Server>("greeter-" + std::to_string(i)));
+    co_await reg.register_instance(servers.back()->instance());
+  }
+  registry::Resolver resolver(reg);
+  auto channel = co_await resolver.get_connection("greeter", grpc::InsecureChannelCredentials());
+  Caller caller(channel);  // calls from now on
+  co_await report(caller, "three gRPC servers share the calls");
+
+  // The way to leave that no caller notices; registry::serve does this when SIGTERM comes.
+  co_await reg.deregister("greeter-1");
+  co_await pause(500ms);  // channels hear of it, and meanwhile calls are still answered
+  co_await report(caller, "greeter-1 is deregistered");
+  servers.front()->stop();
+  co_await report(caller, "greeter-1 has stopped");
+  co_await resolver.close();
+}
+
+asio::awaitable<void> run(registry::Registry& reg) {
+  co_await instances(reg);
+  co_await calls(reg);
+  std::printf("closing takes the rest away\n");
   co_await reg.close();
 }
 
