@@ -1,10 +1,12 @@
 // The table of one service: what a list or a batch changes in it, and what it says it knows.
 #include <doctest/doctest.h>
 
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "registry/discovery/instance_table.hpp"
+#include "registry/discovery/view_state.hpp"
 #include "registry/model/encode.hpp"
 
 using namespace registry;
@@ -114,4 +116,24 @@ TEST_CASE("table: it knows every key, also those that are no instances") {
   table.put(pair("b", 11));
   CHECK(table.known() ==
         std::vector<std::pair<std::string, std::int64_t>>{{"/ns/svc/a", 2}, {"/ns/svc/b", 11}});
+}
+
+TEST_CASE("view: a list that the store confirms says how far it goes at the next look, and nobody is woken") {
+  const auto table = std::make_shared<Table>();
+  ViewState view{ServiceFilter()};
+  view.attach(table);
+  table->list({pair("a", 2)}, 5, true, true);
+  view.changed({}, true);
+  const auto before = view.current();
+  CHECK(before->revision == 5);
+  Batch progress;
+  progress.through = 9;
+  CHECK(table->apply(progress).empty());
+  view.confirmed();
+  const auto after = view.current();
+  CHECK(after->revision == 9);
+  CHECK(after->as_of >= before->as_of);
+  CHECK(after->instances == before->instances);
+  CHECK(before->revision == 5);
+  CHECK(view.version() == 1);  // what next() goes by
 }

@@ -92,7 +92,7 @@ class ServiceFollow final : public RangeSink {
 
   void apply(Batch batch) override {
     const auto changes = table_->apply(batch);
-    if (changes.empty()) return;
+    if (changes.empty()) return for_each(views_, [](ViewState& view) { view.confirmed(); });
     observer_.count("registry_watch_events_total", service_, static_cast<double>(changes.size()));
     publish(changes, false);
   }

@@ -19,7 +19,8 @@
 
 namespace registry::detail {
 
-/// Thread-safe. Versions go up by one for each change; version 0 is "not loaded yet".
+/// Thread-safe. Versions go up by one for each change; version 0 is "not loaded yet". Stamps go up with them, and when
+/// the store confirms a list that has not changed.
 class ViewState {
  public:
   using Snapshot = std::shared_ptr<const ServiceSnapshot>;
@@ -49,10 +50,14 @@ class ViewState {
             (change.after && filter_.matches(*change.after));
     }
     if (!all) return;
-    version_.fetch_add(
-        1, std::memory_order_release);  // the table is written before: who sees the version sees the table
+    // The table is written before: who sees the version, or the stamp, sees the table.
+    version_.fetch_add(1, std::memory_order_release);
+    stamp_.fetch_add(1, std::memory_order_release);
     wake();
   }
+
+  /// The table has a newer revision, and nothing else.
+  void confirmed() noexcept { stamp_.fetch_add(1, std::memory_order_release); }
 
   void failed(const Problem& why) {
     {
@@ -84,14 +89,14 @@ class ViewState {
   const Snapshot& current() const noexcept {
     thread_local std::array<Cached, 32> cache;
     Cached& cached = cache[id_ % cache.size()];
-    const std::uint64_t wanted = version();
-    if (cached.view == id_ && cached.version == wanted) return cached.snapshot;
+    const std::uint64_t wanted = stamp_.load(std::memory_order_acquire);
+    if (cached.view == id_ && cached.stamp == wanted) return cached.snapshot;
     try {
       auto own = std::make_shared<const Snapshot>(build(wanted));
       const ServiceSnapshot* list = own->get();
       cached.snapshot = Snapshot(std::move(own), list);
       cached.view = id_;
-      cached.version = wanted;
+      cached.stamp = wanted;
       return cached.snapshot;
     } catch (...) {  // out of memory: the next read tries again
       return cached.view == id_ ? cached.snapshot : none();
@@ -131,7 +136,7 @@ class ViewState {
 
  private:
   struct Cached {
-    std::uint64_t view = 0, version = 0;
+    std::uint64_t view = 0, stamp = 0;
     Snapshot snapshot;
   };
 
@@ -143,10 +148,10 @@ class ViewState {
   // Changes that come before anybody reads make one list; readers that come together share it.
   Snapshot build(std::uint64_t wanted) const {
     const std::lock_guard lock(mutex_);
-    if (built_version_ < wanted && table_) {
-      const std::uint64_t version_before = version();
+    if (built_stamp_ < wanted && table_) {
+      const std::uint64_t before = stamp_.load(std::memory_order_acquire);
       built_ = table_->snapshot(filter_);
-      built_version_ = version_before;
+      built_stamp_ = before;
     }
     return built_ ? built_ : none();
   }
@@ -158,14 +163,14 @@ class ViewState {
 
   const std::uint64_t id_ = new_id();
   const ServiceFilter filter_;
-  std::atomic<std::uint64_t> version_{0};
+  std::atomic<std::uint64_t> version_{0}, stamp_{0};
   std::atomic<bool> closed_{false};
   std::function<void()> gone_;
 
   mutable std::mutex mutex_;
   std::shared_ptr<const InstanceTable> table_;
   mutable Snapshot built_;
-  mutable std::uint64_t built_version_ = 0;
+  mutable std::uint64_t built_stamp_ = 0;
   Problem error_;
   std::list<Signal> waiting_;
 };
