@@ -36,7 +36,7 @@ asio::awaitable<void> run(registry::Registry& reg, std::string listen) {
   const std::string address = listen.substr(0, listen.rfind(':') + 1) + std::to_string(resolver.port());
   std::printf("GRPC_XDS_BOOTSTRAP_CONFIG='{\"xds_servers\":[{\"server_uri\":\"%s\",", address.c_str());
   std::printf("\"channel_creds\":[{\"type\":\"insecure\"}],\"server_features\":[\"xds_v3\"]}],");
-  std::printf("\"node\":{\"id\":\"my-client\"}}'\n");
+  std::printf("\"node\":{\"id\":\"my-client\",\"locality\":{}}}'\n");
   std::fflush(stdout);
 
   asio::signal_set signals(co_await asio::this_coro::executor, SIGINT, SIGTERM);

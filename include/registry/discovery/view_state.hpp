@@ -50,9 +50,9 @@ class ViewState {
             (change.after && filter_.matches(*change.after));
     }
     if (!all) return;
-    // The table is written before: who sees the version, or the stamp, sees the table.
-    version_.fetch_add(1, std::memory_order_release);
+    // The table is written before: who sees the stamp sees the table, and who sees the version sees the stamp.
     stamp_.fetch_add(1, std::memory_order_release);
+    version_.fetch_add(1, std::memory_order_release);
     wake();
   }
 
