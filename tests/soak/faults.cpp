@@ -45,7 +45,12 @@ bool Faults::all_alive() { return cluster_.alive().size() == cluster_.size(); }
 bool Faults::led_by_another(const rig::Etcd& member) {
   for (std::size_t i = 0; i < cluster_.size(); ++i) {
     rig::Etcd& each = cluster_[i];
-    if (&each != &member && each.running() && !each.paused() && each.is_leader()) return true;
+    if (&each == &member || !each.running() || each.paused()) continue;
+    try {
+      if (each.is_leader()) return true;
+    } catch (const std::exception&) {
+      // It is just starting.
+    }
   }
   return false;
 }
@@ -107,19 +112,19 @@ void Faults::begin(const Fault& fault, milliseconds now) {
       });
       break;
     }
-    case FaultKind::pause:
+    case FaultKind::pause: {
       if (!member.running() || member.paused()) return skip("it is away");
+      const bool led = member.is_leader();
       say(), member.pause();
-      later(now + fault.lasts, fault.text(), [this, &member, led = member.is_leader()] {
-        if (led && led_by_another(member)) {
-          Interference deposed;
-          deposed.at = Clock::now();
-          deposed.deposed = true;
-          interference_.push_back(deposed);
-        }
+      later(now + fault.lasts, fault.text(), [this, &member, led] {
+        Interference deposed;
+        deposed.at = Clock::now();
+        deposed.deposed = true;
         member.resume();
+        if (led && led_by_another(member)) interference_.push_back(deposed);
       });
       break;
+    }
     case FaultKind::kill:
     case FaultKind::terminate:
       if (!member.running() || member.paused()) return skip("it is away");
