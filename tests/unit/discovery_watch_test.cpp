@@ -478,9 +478,10 @@ TEST_CASE("subscribe: an unreachable store ends it with the real error, within i
     return std::error_code();
   };
   CHECK(code(Directory::subscribe(world.directory, "svc", {}, 30ms)) == errc::unavailable);
+  CHECK(code(Directory::subscribe(world.directory, "svc", {}, 0ms)) == errc::unavailable);
   rig::run(io, rig::until([&] { return world.directory->followed_services() == 0; }));
   world.store.set_unavailable(false);
-  CHECK(ids(rig::run(io, Directory::subscribe(world.directory, "svc", {}))).empty());
+  CHECK(ids(rig::run(io, Directory::subscribe(world.directory, "svc", {}, 0ms))).empty());  // it is under way
   world.store.backend()->cancel();
   CHECK(code(Directory::subscribe(world.directory, "svc", {})) == errc::closed);
 }

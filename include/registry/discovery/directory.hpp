@@ -92,8 +92,9 @@ class Directory : public std::enable_shared_from_this<Directory> {
     return Generator<ServiceEvent>(std::move(queue));
   }
 
-  /// Resolves when the first list is loaded. Throws the last real error if that takes longer than `patience`,
-  /// at once if trying again is no use.
+  /// Resolves when the first list is loaded. Throws the last error if that takes longer than `patience`, at once if
+  /// trying again is no use. A first read that is still under way is waited for: the store ends it in its own time, and
+  /// only then there is something to say.
   static asio::awaitable<ServiceView> subscribe(std::shared_ptr<Directory> core, std::string name,
                                                 ServiceFilter filter,
                                                 std::chrono::milliseconds patience = subscribe_patience) {
@@ -107,11 +108,12 @@ class Directory : public std::enable_shared_from_this<Directory> {
       if (view->closed()) fail(errc::closed);
       const bool hopeless = error.category() == registry_category() && error && !is_retryable(error);
       const bool late = std::chrono::steady_clock::now() >= deadline;
-      if (hopeless || late) {
-        if (!error) error = errc::timed_out;
-        error.raise("subscribe " + quote(name));
+      if (hopeless || (late && error)) error.raise("subscribe " + quote(name));
+      if (late) {
+        co_await waiting.signal().wait();
+      } else {
+        co_await waiting.signal().wait_until(deadline);
       }
-      co_await waiting.signal().wait_until(deadline);
     }
     co_return ServiceView(view);
   }
