@@ -9,6 +9,7 @@
 // - An idle thread keeps the lists it picked from last (at most 32 for each kind of balancer).
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -19,6 +20,7 @@
 
 #include "registry/discovery/plan_cache.hpp"
 #include "registry/discovery/service_view.hpp"
+#include "registry/discovery/thread_draw.hpp"
 #include "registry/model/errors.hpp"
 #include "registry/policy/candidates.hpp"
 #include "registry/policy/maglev.hpp"
@@ -26,103 +28,70 @@
 
 namespace registry {
 
-namespace detail {
-
-/// A list and those of it that take part.
-struct CandidatePlan {
-  CandidatePlan(const std::shared_ptr<const ServiceSnapshot>& from, const BalancerConfig& config)
-      : list(from), candidates(detail::candidates(from->instances, config)) {}
-  std::shared_ptr<const ServiceSnapshot> list;
-  std::vector<Candidate> candidates;
-};
-
-}  // namespace detail
-
 /// Each pick is a draw of its own; weights make no difference.
 class RandomBalancer {
  public:
-  explicit RandomBalancer(BalancerConfig config = BalancerConfig()) : config_(std::move(config)) {}
+  explicit RandomBalancer(BalancerConfig config = BalancerConfig()) : plans_(std::move(config)) {}
 
   std::shared_ptr<const ServiceInstance> pick(const ServiceView& view) {
-    auto& mine = plans_.get(
-        view,
-        [this](const auto& list, auto*) {
-          return std::make_shared<const detail::CandidatePlan>(list, config_);
-        },
-        [] { return Turn(); });
-    const auto& all = mine.plan->candidates;
-    return all.empty() ? nullptr : mine.share(all[detail::thread_draw(all.size())].instance);
+    const auto& mine = plans_.get(view);
+    return mine.size() == 0 ? nullptr : mine.share(detail::thread_draw(mine.size()));
   }
 
  private:
-  struct Turn {};
-
-  const BalancerConfig config_;
-  detail::PlanCache<detail::CandidatePlan, Turn> plans_;
+  detail::PlanCache<detail::CandidatePlan, BalancerConfig> plans_;
 };
 
 /// One after the other; weights make no difference. Each thread goes round by itself and begins at a random place.
 class RoundRobinBalancer {
  public:
-  explicit RoundRobinBalancer(BalancerConfig config = BalancerConfig()) : config_(std::move(config)) {}
+  explicit RoundRobinBalancer(BalancerConfig config = BalancerConfig()) : plans_(std::move(config)) {}
 
   std::shared_ptr<const ServiceInstance> pick(const ServiceView& view) {
-    auto& mine = plans_.get(
-        view,
-        [this](const auto& list, auto*) {
-          return std::make_shared<const detail::CandidatePlan>(list, config_);
-        },
-        [] { return Turn{static_cast<std::size_t>(detail::thread_draw() >> 1)}; });
-    const auto& all = mine.plan->candidates;
-    if (all.empty()) return nullptr;
+    auto& mine = plans_.get(view);
+    if (mine.size() == 0) return nullptr;
     std::size_t& next = mine.turn.next;
-    if (next >= all.size()) next %= all.size();
-    return mine.share(all[next++].instance);
+    if (next >= mine.size()) next %= mine.size();
+    return mine.share(next++);
   }
 
  private:
   struct Turn {
-    std::size_t next = 0;
+    std::size_t next = static_cast<std::size_t>(detail::thread_draw());
   };
-
-  const BalancerConfig config_;
-  detail::PlanCache<detail::CandidatePlan, Turn> plans_;
+  detail::PlanCache<detail::CandidatePlan, BalancerConfig, Turn> plans_;
 };
 
 /// In proportion to the weights, evenly interleaved: an instance with less than a quarter of the weight rarely
 /// comes twice in a row. Each thread goes round by itself and begins at a random place.
 class WeightedRoundRobinBalancer {
  public:
-  explicit WeightedRoundRobinBalancer(BalancerConfig config = BalancerConfig())
-      : config_(std::move(config)) {}
+  explicit WeightedRoundRobinBalancer(BalancerConfig config = BalancerConfig()) : plans_(std::move(config)) {}
 
   std::shared_ptr<const ServiceInstance> pick(const ServiceView& view) {
-    auto& mine = plans_.get(
-        view, [this](const auto& list, auto*) { return std::make_shared<const Plan>(list, config_); },
-        [] {
-          const std::uint64_t draw = detail::thread_draw();
-          return detail::StrideTurn{static_cast<std::uint32_t>(draw % 1024),
-                                    static_cast<std::uint32_t>(draw >> 32)};
-        });
-    const Plan& plan = *mine.plan;
-    if (plan.candidates.empty()) return nullptr;
-    return mine.share(plan.candidates[plan.schedule.next(mine.turn)].instance);
+    auto& mine = plans_.get(view);
+    return mine.size() == 0 ? nullptr : mine.share(mine.plan->schedule.next(mine.turn));
   }
 
  private:
   struct Plan : detail::CandidatePlan {
-    Plan(const std::shared_ptr<const ServiceSnapshot>& from, const BalancerConfig& config)
-        : CandidatePlan(from, config) {
+    Plan(const std::shared_ptr<const ServiceSnapshot>& from, const BalancerConfig& config, const Plan* before)
+        : CandidatePlan(from, config, before), schedule(weights_of(candidates)) {}
+    static std::vector<std::uint32_t> weights_of(const std::vector<detail::Candidate>& candidates) {
       std::vector<std::uint32_t> weights;
       weights.reserve(candidates.size());
       for (const detail::Candidate& each : candidates) weights.push_back(each.weight);
-      schedule = detail::StrideSchedule(weights);
+      return weights;
     }
-    detail::StrideSchedule schedule;
+    const detail::StrideSchedule schedule;
   };
-
-  const BalancerConfig config_;
-  detail::PlanCache<Plan, detail::StrideTurn> plans_;
+  struct Turn : detail::StrideTurn {
+    Turn() {
+      slot = static_cast<std::uint32_t>(detail::thread_draw(1024));
+      pass = static_cast<std::uint32_t>(detail::thread_draw());
+    }
+  };
+  detail::PlanCache<Plan, BalancerConfig, Turn> plans_;
 };
 
 /// Equal keys go to the same instance, different keys are spread by weight. The same everywhere: clients with the same
@@ -134,7 +103,7 @@ class ConsistentHashBalancer {
   /// for each, and is made again only when an id, a weight or a status changes.
   /// Throws `invalid_argument` if it is no prime, or beyond 16,777,216.
   explicit ConsistentHashBalancer(BalancerConfig config = BalancerConfig(), std::size_t table_size = 65'537)
-      : config_(std::move(config)), table_size_(table_size) {
+      : plans_(Config(std::move(config), table_size)) {
     if (table_size > (1u << 24) || !detail::is_prime(table_size))
       detail::fail(errc::invalid_argument,
                    "table_size = " + std::to_string(table_size) + ": use a prime up to 16777216");
@@ -150,44 +119,37 @@ class ConsistentHashBalancer {
   }
 
  private:
+  struct Config : BalancerConfig {
+    Config(BalancerConfig config, std::size_t size) : BalancerConfig(std::move(config)), table_size(size) {}
+    std::size_t table_size;
+  };
   struct Plan : detail::CandidatePlan {
-    Plan(const std::shared_ptr<const ServiceSnapshot>& from, const BalancerConfig& config,
-         std::size_t table_size, const Plan* before)
-        : CandidatePlan(from, config) {
-      if (before != nullptr && same_items(candidates, before->candidates)) {
-        table = before->table;
-        return;
-      }
+    Plan(const std::shared_ptr<const ServiceSnapshot>& from, const Config& config, const Plan* before)
+        : CandidatePlan(from, config, before),
+          table(before != nullptr && same_items(candidates, before->candidates)
+                    ? before->table
+                    : table_of(candidates, config.table_size)) {}
+    static bool same_items(const std::vector<detail::Candidate>& a, const std::vector<detail::Candidate>& b) {
+      return std::equal(a.begin(), a.end(), b.begin(), b.end(), [](const auto& one, const auto& other) {
+        return one.weight == other.weight && one.instance->id == other.instance->id;
+      });
+    }
+    static std::shared_ptr<const detail::MaglevTable> table_of(
+        const std::vector<detail::Candidate>& candidates, std::size_t size) {
       std::vector<detail::MaglevTable::Item> items;
       items.reserve(candidates.size());
       for (const detail::Candidate& each : candidates) items.push_back({each.instance->id, each.weight});
-      table = std::make_shared<const detail::MaglevTable>(items, table_size);
+      return std::make_shared<const detail::MaglevTable>(items, size);
     }
-    static bool same_items(const std::vector<detail::Candidate>& a, const std::vector<detail::Candidate>& b) {
-      if (a.size() != b.size()) return false;
-      for (std::size_t i = 0; i < a.size(); ++i) {
-        if (a[i].weight != b[i].weight || a[i].instance->id != b[i].instance->id) return false;
-      }
-      return true;
-    }
-    std::shared_ptr<const detail::MaglevTable> table;
+    const std::shared_ptr<const detail::MaglevTable> table;
   };
-  struct Turn {};
 
   std::shared_ptr<const ServiceInstance> pick_hash(const ServiceView& view, std::uint64_t hash) {
-    auto& mine = plans_.get(
-        view,
-        [this](const auto& list, const Plan* before) {
-          return std::make_shared<const Plan>(list, config_, table_size_, before);
-        },
-        [] { return Turn(); });
-    const Plan& plan = *mine.plan;
-    return plan.candidates.empty() ? nullptr : mine.share(plan.candidates[plan.table->find(hash)].instance);
+    const auto& mine = plans_.get(view);
+    return mine.size() == 0 ? nullptr : mine.share(mine.plan->table->find(hash));
   }
 
-  const BalancerConfig config_;
-  const std::size_t table_size_;
-  detail::PlanCache<Plan, Turn> plans_;
+  detail::PlanCache<Plan, Config> plans_;
 };
 
 }  // namespace registry

@@ -11,6 +11,7 @@
 
 #include "registry/discovery/plan_cache.hpp"
 #include "registry/discovery/service_view.hpp"
+#include "registry/discovery/thread_draw.hpp"
 #include "registry/policy/candidates.hpp"
 #include "registry/policy/load.hpp"
 
@@ -85,24 +86,21 @@ class LeastLoadedBalancer {
     bool failed_ = false;
   };
 
-  explicit LeastLoadedBalancer(LeastLoadedConfig config = LeastLoadedConfig()) : config_(std::move(config)) {}
+  explicit LeastLoadedBalancer(LeastLoadedConfig config = LeastLoadedConfig()) : plans_(std::move(config)) {}
 
   /// Picks, and counts the call until the result is destroyed.
   Call begin(const ServiceView& view) {
     const auto now = Clock::now();
-    auto& mine = plan_of(view);
-    const Plan& plan = *mine.plan;
-    if (plan.candidates.empty()) return Call();
-    const std::size_t at = choose(plan, ticks(now));
-    return Call(mine.share(plan.candidates[at].instance), plan.known[at].get(), now);
+    const auto& mine = plans_.get(view);
+    if (mine.size() == 0) return Call();
+    const std::size_t at = choose(*mine.plan, ticks(now));
+    return Call(mine.share(at), mine.plan->known[at].get(), now);
   }
 
   /// Picks without counting: for a look at who would be next, or for calls that are over at once.
   std::shared_ptr<const ServiceInstance> pick(const ServiceView& view) {
-    auto& mine = plan_of(view);
-    const Plan& plan = *mine.plan;
-    if (plan.candidates.empty()) return nullptr;
-    return mine.share(plan.candidates[choose(plan, ticks(Clock::now()))].instance);
+    const auto& mine = plans_.get(view);
+    return mine.size() == 0 ? nullptr : mine.share(choose(*mine.plan, ticks(Clock::now())));
   }
 
  private:
@@ -118,10 +116,10 @@ class LeastLoadedBalancer {
     const std::chrono::milliseconds failure_cost;
   };
 
-  struct Plan {
+  struct Plan : detail::CandidatePlan {
     Plan(const std::shared_ptr<const ServiceSnapshot>& from, const LeastLoadedConfig& config,
          const Plan* before)
-        : list(from), candidates(detail::candidates(from->instances, config)) {
+        : CandidatePlan(from, config, before) {
       known.reserve(candidates.size());
       std::size_t old = 0;  // both lists are in the order of ids
       for (const detail::Candidate& each : candidates) {
@@ -134,25 +132,12 @@ class LeastLoadedBalancer {
         known.push_back(same ? before->known[old] : std::make_shared<Known>(config));
       }
     }
-    std::shared_ptr<const ServiceSnapshot> list;
-    std::vector<detail::Candidate> candidates;
     std::vector<std::shared_ptr<Known>> known;
   };
-  struct Turn {};
-  using Plans = detail::PlanCache<Plan, Turn>;
 
   static std::uint32_t ticks(Clock::time_point time) noexcept {
     return static_cast<std::uint32_t>(
         std::chrono::duration_cast<std::chrono::milliseconds>(time.time_since_epoch()).count());
-  }
-
-  typename Plans::Mine& plan_of(const ServiceView& view) {
-    return plans_.get(
-        view,
-        [this](const auto& list, const Plan* before) {
-          return std::make_shared<const Plan>(list, config_, before);
-        },
-        [] { return Turn(); });
   }
 
   static std::size_t choose(const Plan& plan, std::uint32_t now) {
@@ -168,8 +153,7 @@ class LeastLoadedBalancer {
     return cost(other) < cost(one) ? other : one;
   }
 
-  const LeastLoadedConfig config_;
-  Plans plans_;
+  detail::PlanCache<Plan, LeastLoadedConfig> plans_;
 };
 
 }  // namespace registry

@@ -14,6 +14,7 @@
 
 #include "registry/async/signal.hpp"
 #include "registry/discovery/instance_table.hpp"
+#include "registry/discovery/own_count.hpp"
 #include "registry/model/errors.hpp"
 #include "registry/model/immortal.hpp"
 
@@ -92,9 +93,7 @@ class ViewState {
     const std::uint64_t wanted = stamp_.load(std::memory_order_acquire);
     if (cached.view == id_ && cached.stamp == wanted) return cached.snapshot;
     try {
-      auto own = std::make_shared<const Snapshot>(build(wanted));
-      const ServiceSnapshot* list = own->get();
-      cached.snapshot = Snapshot(std::move(own), list);
+      cached.snapshot = own_count(build(wanted));
       cached.view = id_;
       cached.stamp = wanted;
       return cached.snapshot;
@@ -140,11 +139,6 @@ class ViewState {
     Snapshot snapshot;
   };
 
-  static std::uint64_t new_id() {
-    static std::atomic<std::uint64_t> last{0};
-    return ++last;
-  }
-
   // Changes that come before anybody reads make one list; readers that come together share it.
   Snapshot build(std::uint64_t wanted) const {
     const std::lock_guard lock(mutex_);
@@ -161,7 +155,7 @@ class ViewState {
     for (const Signal& signal : waiting_) signal.raise();
   }
 
-  const std::uint64_t id_ = new_id();
+  const std::uint64_t id_ = new_key();
   const ServiceFilter filter_;
   std::atomic<std::uint64_t> version_{0}, stamp_{0};
   std::atomic<bool> closed_{false};

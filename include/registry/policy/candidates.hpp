@@ -11,6 +11,7 @@
 
 #include "registry/model/instance.hpp"
 #include "registry/policy/nearness.hpp"
+#include "registry/policy/weights.hpp"
 
 namespace registry {
 
@@ -41,8 +42,8 @@ inline std::vector<Candidate> candidates(const std::vector<std::shared_ptr<const
   tiers.reserve(list.size());
   std::array<std::size_t, 3> count{};
   for (const auto& instance : list) {
-    const std::uint32_t weight = instance->weight();
-    if (weight == 0 || instance->status() != InstanceStatus::Up) continue;
+    const std::uint32_t weight = share_of(*instance);
+    if (weight == 0) continue;
     const int tier = tier_of(*instance, config.region, config.zone);
     found.push_back({instance.get(), weight});
     tiers.push_back(static_cast<std::uint8_t>(tier));

@@ -64,8 +64,8 @@ class Publication {
   template <class AddressesOf>
   void add(const ServiceInstance& instance, AddressesOf& addresses_of) {
     Candidate made;
-    made.weight = instance.weight();
-    if (made.weight == 0 || instance.status() != InstanceStatus::Up) return;
+    made.weight = share_of(instance);
+    if (made.weight == 0) return;
     if ((rule_.version && instance.version != *rule_.version) || !rule_.filter.matches(instance)) return;
     made.instance = &instance;
     made.begin = addresses_.size();

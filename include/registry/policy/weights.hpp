@@ -1,4 +1,4 @@
-// Weights as gRPC takes them: not 0, and a sum of 32 bits.
+// Weights: whose counts at all, and as gRPC takes them: not 0, and a sum of 32 bits.
 #pragma once
 
 #include <algorithm>
@@ -7,7 +7,14 @@
 #include <numeric>
 #include <vector>
 
+#include "registry/model/instance.hpp"
+
 namespace registry::detail {
+
+/// The weight of an instance that takes calls; 0 if it takes none.
+inline std::uint32_t share_of(const ServiceInstance& instance) noexcept {
+  return instance.status() == InstanceStatus::Up ? instance.weight() : 0;
+}
 
 /// The same proportions with a sum below 2^32; the weights are left as they are if they fit. None may be 0,
 /// none becomes 0.

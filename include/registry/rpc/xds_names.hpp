@@ -64,7 +64,11 @@ struct ClusterName {
 
   static std::string of(std::string_view service) { return percent_encoded(service); }
   static std::string of(std::string_view service, std::string_view version) {
-    return percent_encoded(service) + "/" + percent_encoded(version);
+    return part_of(of(service), version);
+  }
+  /// The Cluster of one version, by the name of the service's.
+  static std::string part_of(const std::string& cluster, std::string_view version) {
+    return cluster + "/" + percent_encoded(version);
   }
 };
 

@@ -41,7 +41,7 @@ inline std::string listener_resource(const std::string& name, const std::string&
     weighted.mutable_total_weight()->set_value(split.total);
     for (const VersionWeight& part : split.versions) {
       auto& each = *weighted.add_clusters();
-      each.set_name(cluster + "/" + percent_encoded(part.version));
+      each.set_name(ClusterName::part_of(cluster, part.version));
       each.mutable_weight()->set_value(part.weight);
     }
   }
