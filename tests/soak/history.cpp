@@ -179,9 +179,10 @@ std::optional<Start> start_of(const std::vector<Seen>& log, const Effects& truth
   return std::nullopt;
 }
 
-/// Line by line against the truth; empty, or where they part.
+/// Line by line against the truth; empty, or where they part. A group of resynced
+/// events that stands for `queue` effects or more may be the watcher's queue, folded; it counts apart.
 std::string exactly(const std::vector<Seen>& log, const Effects& truth, const Start& start, bool to_end,
-                    const KeyNames& names, std::vector<std::string>& relists) {
+                    std::size_t queue, const KeyNames& names, Comparison& result) {
   const auto& all = truth.all();
   State known = given_by(log, start.events);
   std::size_t place = truth.behind(start.revision);
@@ -199,11 +200,19 @@ std::string exactly(const std::vector<Seen>& log, const Effects& truth, const St
     }
     const std::string where = text_of(log[i], names) + " stands where the truth has " +
                               (place < all.size() ? text_of(all[place], names) : std::string("nothing"));
-    const std::size_t before = i;
+    const std::size_t before = i, from = place;
     while (i < log.size() && log[i].resynced) apply(log[i++]);
-    relists.push_back(where + "; " + std::to_string(i - before) + " resynced events");
+    const auto goes_on_at = [&](std::size_t next) {
+      if (next - from >= queue) {
+        ++result.folds;
+      } else {
+        result.relists.push_back(where + "; " + std::to_string(i - before) + " resynced events for " +
+                                 std::to_string(next - from));
+      }
+      return next;
+    };
     if (i == log.size()) {
-      place = all.size();
+      place = goes_on_at(all.size());
       break;
     }
     const State there = truth.at(log[i].revision - 1);
@@ -211,7 +220,7 @@ std::string exactly(const std::vector<Seen>& log, const Effects& truth, const St
       return where + "; before " + text_of(log[i], names) + ": " + difference(known, there, names);
     const std::size_t next = truth.behind(log[i].revision - 1);
     if (next == all.size() || !log[i].same(all[next])) return where;
-    place = next;
+    place = goes_on_at(next);
   }
   if (to_end && place != all.size()) return "ends before " + text_of(all[place], names);
   return {};
@@ -219,7 +228,8 @@ std::string exactly(const std::vector<Seen>& log, const Effects& truth, const St
 
 }  // namespace
 
-Comparison compare(const std::vector<Seen>& log, const Effects& truth, bool to_end, const KeyNames& names) {
+Comparison compare(const std::vector<Seen>& log, const Effects& truth, bool to_end, std::size_t queue,
+                   const KeyNames& names) {
   Comparison result;
   // One that was dropped while it was still told what is there says nothing.
   if (!to_end && list_length(log, names) == log.size()) return result;
@@ -228,7 +238,7 @@ Comparison compare(const std::vector<Seen>& log, const Effects& truth, bool to_e
     result.wrong = "the list that it begins with was never the state of the store";
     return result;
   }
-  result.inexact = exactly(log, truth, *start, to_end, names, result.relists);
+  result.inexact = exactly(log, truth, *start, to_end, queue, names, result);
 
   // Each instance by itself: this must hold however much was folded.
   const auto& all = truth.all();

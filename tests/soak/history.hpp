@@ -96,13 +96,16 @@ class History {
 struct Comparison {
   std::string wrong;    // the first thing; empty: nothing
   std::string inexact;  // why the log is not the truth line by line between its relists; empty: it is
-  /// The places where it goes on from another state, resynced events or not.
+  /// The places where it goes on from another state, resynced events or not, without a full queue to explain it.
   std::vector<std::string> relists;
+  std::size_t folds = 0;   // places where the watcher's queue had been full
   std::size_t unseen = 0;  // not resynced, but an instance had come and gone unseen before
   std::size_t resynced = 0;
 };
 
-/// `to_end`: nothing is under way any more, so the last state must be reached.
-Comparison compare(const std::vector<Seen>& log, const Effects& truth, bool to_end, const KeyNames& names);
+/// `to_end`: nothing is under way any more, so the last state must be reached. `queue`: how many events in one go a
+/// watcher's queue may have folded.
+Comparison compare(const std::vector<Seen>& log, const Effects& truth, bool to_end, std::size_t queue,
+                   const KeyNames& names);
 
 }  // namespace soak

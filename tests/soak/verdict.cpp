@@ -151,10 +151,13 @@ void judge_logs(Verdict& verdict, const std::vector<Client*>& clients, const His
   };
   std::vector<std::string> watches, slow_watches, lists, ranges;
   std::size_t events = 0, logs = 0, folded = 0, relists = 0, unseen = 0, looks = 0, range_lists = 0;
+  // What a watch has in its queue when that begins to fold, without what may be told exactly in front of it: an event of each
+  // instance that no later one stands for.
+  constexpr std::size_t queue = registry::detail::Directory::watch_queue - Stage::written_ids;
   for (const auto* client : clients) {
     for (const auto& each : client->recordings()) {
       const auto& truth = truth_of(each->service, each->version);
-      const auto compared = compare(each->log, truth, each->whole, names);
+      const auto compared = compare(each->log, truth, each->whole, queue, names);
       ++logs;
       events += each->log.size();
       unseen += compared.unseen;
@@ -170,6 +173,7 @@ void judge_logs(Verdict& verdict, const std::vector<Client*>& clients, const His
         ++folded;
         if (compared.resynced == 0) watches.push_back(text + ": " + compared.inexact);
       } else if (each->whole) {
+        folded += compared.folds;
         relists += compared.relists.size();
         const std::size_t counted = client->resyncs(each->service);
         if (compared.relists.size() <= counted) continue;

@@ -8,6 +8,8 @@
 #include <algorithm>
 #include <asio/awaitable.hpp>
 #include <chrono>
+#include <cstddef>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -178,15 +180,19 @@ inline void note_failure(Connection& connection, const Try& attempt, const Failu
 }
 
 [[noreturn]] inline void give_up(Connection& connection, const char* what, std::size_t member,
-                                 const Failure& failure, Effect effect) {
+                                 const Failure& failure, const Failure* before, Effect effect) {
   if (connection.closed()) fail(errc::closed, "the etcd connector is closed");
   const bool in_doubt = effect == Effect::Once && failure.verdict.may_be_applied;
+  // The end of the time says little: what a try on the way has met is why.
+  const bool out_of_time = before != nullptr && failure.verdict.code == errc::timed_out;
+  const Failure& why = out_of_time ? *before : failure;
   // A peer that speaks TLS to one that does not just hangs up: then it helps to see what was tried.
-  const char* const how = failure.verdict.code != errc::unavailable ? ""
-                          : connection.config.tls                   ? " (TLS)"
-                                                                    : " (no TLS)";
-  fail(in_doubt ? errc::outcome_unknown : failure.verdict.code,
-       "etcd " + connection.member(member).address + how + ": " + what + ": " + quote(failure.text, 300));
+  const char* const how = why.verdict.code != errc::unavailable ? ""
+                          : connection.config.tls               ? " (TLS)"
+                                                                : " (no TLS)";
+  fail(in_doubt ? errc::outcome_unknown : why.verdict.code,
+       "etcd " + connection.member(member).address + how + ": " + what + ": " + quote(why.text, 300) +
+           (out_of_time ? ", then no answer in time" : ""));
 }
 
 /// Runs `attempt(try)` until it succeeds. `attempt` returns an awaitable grpc::Status and keeps its own
@@ -199,6 +205,7 @@ asio::awaitable<void> persist(std::shared_ptr<Connection> connection, const char
   // With other members to turn to, a silent one gets half of the time.
   const auto patience = connection->size() > 1 && effect == Effect::Repeatable ? timeout / 2 : timeout;
   Backoff pause(std::chrono::milliseconds(25), std::chrono::milliseconds(400));
+  std::map<std::size_t, Failure> before;  // of each member, what says more than that the time was over
   for (std::size_t tries = 1;; ++tries) {
     if (connection->closed()) fail(errc::closed, "the etcd connector is closed");
     Try now;
@@ -223,8 +230,11 @@ asio::awaitable<void> persist(std::shared_ptr<Connection> connection, const char
     const bool once_around = tries % connection->size() == 0;
     const auto rest = once_around ? pause.next(connection->draw()) : std::chrono::milliseconds(0);
     if (connection->closed() || !failure->verdict.retry || !safe || Clock::now() + rest >= deadline) {
-      give_up(*connection, what, now.member, *failure, effect);
+      const auto told = before.find(now.member);
+      give_up(*connection, what, now.member, *failure, told == before.end() ? nullptr : &told->second,
+              effect);
     }
+    if (failure->verdict.code != errc::timed_out) before[now.member] = *std::move(failure);
     if (rest.count() > 0) co_await registry::detail::sleep_for(rest);
   }
 }
