@@ -72,9 +72,9 @@ bool members_are_for_root(const Version& version) {
 // --- a world with users ---------------------------------------------------------------------------------------
 
 struct Counters : Metrics {
-  void add(std::string_view name, std::string_view label, double amount) noexcept override {
+  void add(const registry::Metric& metric, std::string_view label, double amount) noexcept override {
     const std::lock_guard lock(mutex);
-    totals[{std::string(name), std::string(label)}] += amount;
+    totals[{std::string(metric.name), std::string(label)}] += amount;
   }
   double total(const std::string& name, const std::string& label) {
     const std::lock_guard lock(mutex);

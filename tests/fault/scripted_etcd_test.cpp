@@ -46,8 +46,8 @@ RegistryConfig unguarded() {  // the guard would watch, and watches are scripted
 
 /// Counts what the library counts.
 struct Counters : Metrics {
-  void add(std::string_view name, std::string_view, double amount) noexcept override {
-    if (name == "registry_etcd_endpoint_failures_total") endpoint_failures += static_cast<int>(amount);
+  void add(const registry::Metric& metric, std::string_view, double amount) noexcept override {
+    if (metric.name == "registry_etcd_endpoint_failures_total") endpoint_failures += static_cast<int>(amount);
   }
   std::atomic<int> endpoint_failures = 0;
 };

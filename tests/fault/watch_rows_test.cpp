@@ -54,9 +54,9 @@ std::uint64_t test_seed(const char* test) {
 }
 
 struct Counters : Metrics {
-  void add(std::string_view name, std::string_view, double amount) noexcept override {
+  void add(const registry::Metric& metric, std::string_view, double amount) noexcept override {
     const std::lock_guard lock(mutex);
-    totals[std::string(name)] += amount;
+    totals[std::string(metric.name)] += amount;
   }
   double total(const std::string& name) {
     const std::lock_guard lock(mutex);

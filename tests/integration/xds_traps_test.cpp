@@ -70,9 +70,9 @@ const std::string user_service = "user-service";
 
 class Counters final : public Metrics {
  public:
-  void add(std::string_view name, std::string_view, double amount) noexcept override {
+  void add(const registry::Metric& metric, std::string_view, double amount) noexcept override {
     const std::lock_guard lock(mutex_);
-    counts_[std::string(name)] += amount;
+    counts_[std::string(metric.name)] += amount;
   }
   double of(const std::string& name) const {
     const std::lock_guard lock(mutex_);

@@ -45,9 +45,9 @@ bool all_unavailable(const Tally& seen) {
 
 /// Counts what was published, and what of it clients refused.
 struct Counters : Metrics {
-  void add(std::string_view name, std::string_view, double) noexcept override {
-    if (name == "registry_resolver_rejections_total") ++refused;
-    if (name == "registry_resolver_updates_total") ++updates;
+  void add(const registry::Metric& metric, std::string_view, double) noexcept override {
+    if (metric.name == "registry_resolver_rejections_total") ++refused;
+    if (metric.name == "registry_resolver_updates_total") ++updates;
   }
   std::atomic<int> refused{0}, updates{0};
 };

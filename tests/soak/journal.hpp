@@ -65,9 +65,9 @@ class Ears : public registry::Logger, public registry::Metrics {
   void log(registry::LogLevel, std::string_view text) noexcept override {
     journal_.line(who_ + ": " + std::string(text));
   }
-  void add(std::string_view name, std::string_view service, double amount) noexcept override {
+  void add(const registry::Metric& metric, std::string_view service, double amount) noexcept override {
     const std::lock_guard lock(mutex_);
-    counters_[{std::string(name), std::string(service)}] += amount;
+    counters_[{std::string(metric.name), std::string(service)}] += amount;
   }
   std::size_t count(const std::string& name, const std::string& service) const {
     const std::lock_guard lock(mutex_);

@@ -67,8 +67,8 @@ class NotingObserver final : public Logger, public Metrics {
   std::vector<std::string> lines;
   std::map<std::string, double> counts;
   void log(LogLevel, std::string_view text) noexcept override { lines.emplace_back(text); }
-  void add(std::string_view name, std::string_view service, double amount) noexcept override {
-    counts[std::string(name).append("|").append(service)] += amount;
+  void add(const registry::Metric& metric, std::string_view service, double amount) noexcept override {
+    counts[std::string(metric.name).append("|").append(service)] += amount;
   }
 };
 

@@ -9,6 +9,8 @@
 #include <set>
 #include <string>
 
+#include "registry/observe/metric.hpp"
+
 namespace {
 
 namespace fs = std::filesystem;
@@ -38,4 +40,28 @@ TEST_CASE("docs: each row of the table of faults has a test of its name, and eac
   for (const auto& file : fs::directory_iterator(project / "tests/fault"))
     tested.merge(found(text_of(file.path()), R"re(TEST_CASE\(\s*"([WLAR][0-9]+)[ :])re"));
   CHECK(documented == tested);
+}
+
+TEST_CASE("docs: the table of metrics is the one in the code, and every metric is used") {
+  const fs::path project = REGISTRY_PROJECT_DIR;
+  std::string table;
+  for (const registry::Metric& metric : registry::metric::all) {
+    table += "| `" + std::string(metric.name) + "` | " +
+             (metric.kind == registry::Metric::Kind::Counter ? "counter" : "gauge") + " | " +
+             (metric.by_service ? "`service`" : "") + " | " + std::string(metric.help) + " |\n";
+    const bool total = metric.name.ends_with("_total");
+    CHECK_MESSAGE(total == (metric.kind == registry::Metric::Kind::Counter), metric.name);
+    CHECK(metric.name.starts_with("registry_"));
+  }
+  CHECK(text_of(project / "docs/observability.md").find("|---|---|---|---|\n" + table + "\n") !=
+        std::string::npos);
+  // By the names of their constants.
+  Rows declared =
+      found(text_of(project / "include/registry/observe/metric.hpp"), R"(constexpr Metric (\w+)\{)");
+  CHECK(declared.size() == registry::metric::all.size());
+  Rows used;
+  for (const auto& file : fs::recursive_directory_iterator(project / "include"))
+    if (file.is_regular_file()) used.merge(found(text_of(file.path()), R"([^:]\bmetric::(\w+)\b)"));
+  used.erase("all");
+  CHECK(used == declared);
 }

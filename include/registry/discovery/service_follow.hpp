@@ -1,6 +1,7 @@
 // One followed service: what the store says goes into the table, and from there to all who watch or view it.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -87,13 +88,15 @@ class ServiceFollow final : public RangeSink {
     const bool was_stale = std::exchange(stale_, false);
     same_history_ = true;
     error_.clear();
+    measure(changes);
     publish(changes, first || was_stale);
   }
 
   void apply(Batch batch) override {
     const auto changes = table_->apply(batch);
+    measure(changes);
     if (changes.empty()) return for_each(views_, [](ViewState& view) { view.confirmed(); });
-    observer_.count("registry_watch_events_total", service_, static_cast<double>(changes.size()));
+    observer_.count(metric::watch_events, service_, static_cast<double>(changes.size()));
     publish(changes, false);
   }
 
@@ -117,6 +120,16 @@ class ServiceFollow final : public RangeSink {
   void mark_stale() {
     table_->mark_stale(true);
     if (!std::exchange(stale_, true) && listed_) publish({}, true);
+  }
+
+  /// The store has just confirmed the list, with these changes.
+  void measure(const std::vector<InstanceChange>& changes) {
+    if (!observer_.measures()) return;
+    for (const InstanceChange& change : changes)
+      instances_ += (change.after ? 1 : 0) - (change.before ? 1 : 0);
+    observer_.set(metric::service_instances, service_, instances_);
+    const auto now = std::chrono::system_clock::now().time_since_epoch();
+    observer_.set(metric::service_confirmed, service_, std::chrono::duration<double>(now).count());
   }
 
   void publish(const std::vector<InstanceChange>& changes, bool all_views) {
@@ -149,6 +162,7 @@ class ServiceFollow final : public RangeSink {
   bool listed_ = false;
   bool stale_ = false;
   bool over_ = false;
+  int instances_ = 0;
   Problem error_;  // why the store is out of reach
 };
 

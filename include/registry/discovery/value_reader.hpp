@@ -30,7 +30,7 @@ class ValueReader {
     if (!key) return nullptr;
     Decoded decoded = decode(pair.value, key->service, key->id);
     if (decoded) return std::make_shared<const ServiceInstance>(std::move(decoded.instance));
-    observer_.count("registry_skipped_values_total", key->service);
+    observer_.count(metric::skipped_values, key->service);
     if (observer_.logs()) log(pair.key, decoded.reason);
     return nullptr;
   }

@@ -170,7 +170,7 @@ inline void forget_token(Connection& connection, std::size_t member, const std::
 inline void note_failure(Connection& connection, const Try& attempt, const Failure& failure) {
   if (failure.verdict.endpoint_bad) {
     connection.failed(attempt.member);
-    connection.observer.count("registry_etcd_endpoint_failures_total");
+    connection.observer.count(metric::endpoint_failures);
     if (connection.observer.logs() && !connection.closed()) {
       connection.observer.log(LogLevel::Info, "etcd " + connection.member(attempt.member).address +
                                                   " is avoided for a while: " + quote(failure.text, 300));

@@ -7,6 +7,8 @@
 #include <string_view>
 #include <utility>
 
+#include "registry/observe/metric.hpp"
+
 namespace registry {
 
 enum class LogLevel { Debug, Info, Warning, Error };
@@ -20,12 +22,18 @@ class Logger {
   virtual void log(LogLevel level, std::string_view text) noexcept = 0;
 };
 
-/// Receives counters. Called from any thread, with no lock of the library held; must not throw.
+/// Receives the metrics that observe/metric.hpp lists. Called from any thread, with no lock of the library held; must
+/// not throw.
 class Metrics {
  public:
   virtual ~Metrics() = default;
-  /// Adds to the counter `name` (Prometheus conventions). `service` is its label, empty where it has none.
-  virtual void add(std::string_view name, std::string_view service, double amount) noexcept = 0;
+  /// Adds to a counter, or to a gauge that several Registries share (then the amount may be negative). `service` is
+  /// its label, empty where it has none.
+  virtual void add(const Metric& metric, std::string_view service, double amount) noexcept = 0;
+  /// Sets a gauge. By default these are not kept.
+  virtual void set(const Metric& gauge, std::string_view service, double value) noexcept {
+    static_cast<void>(gauge), static_cast<void>(service), static_cast<void>(value);
+  }
 };
 
 /// Where log lines and counters go. Cheap to copy; every member may be null.
@@ -39,8 +47,12 @@ class Observer {
   void log(LogLevel level, std::string_view text) const noexcept {
     if (logger_) logger_->log(level, text);
   }
-  void count(std::string_view name, std::string_view service = {}, double amount = 1) const noexcept {
-    if (metrics_) metrics_->add(name, service, amount);
+  bool measures() const noexcept { return metrics_ != nullptr; }
+  void count(const Metric& counter, std::string_view service = {}, double amount = 1) const noexcept {
+    if (metrics_) metrics_->add(counter, service, amount);
+  }
+  void set(const Metric& gauge, std::string_view service, double value) const noexcept {
+    if (metrics_) metrics_->set(gauge, service, value);
   }
 
  private:

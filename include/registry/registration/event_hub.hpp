@@ -21,6 +21,7 @@
 #include "registry/async/home.hpp"
 #include "registry/async/signal.hpp"
 #include "registry/model/registration.hpp"
+#include "registry/observe/observer.hpp"
 
 namespace registry::detail {
 
@@ -100,14 +101,20 @@ class RegistrationQueue : public GeneratorSource<RegistrationEvent> {
 /// Lives on the strand `home`; subscribe() may be called from any thread.
 class EventHub : public std::enable_shared_from_this<EventHub> {
  public:
-  explicit EventHub(Home home) : home_(std::move(home)) {}
+  EventHub(Home home, Observer observer) : home_(std::move(home)), observer_(std::move(observer)) {}
 
   void emit(RegistrationState state, const std::string& id, std::error_code reason = {}) {
     const RegistrationEvent event(state, id, reason);
+    const auto known = current_.find(id);
+    const bool was_there = known != current_.end() && is_there(known->second.state);
     if (state == RegistrationState::Closed) {
-      if (current_.erase(id) == 0) return;  // nobody was told that it was there
+      if (known == current_.end()) return;  // nobody was told that it was there
+      current_.erase(known);
     } else {
       current_.insert_or_assign(id, event);
+    }
+    if (was_there != is_there(state)) {
+      observer_.count(metric::registered_instances, {}, was_there ? -1 : 1);
     }
     std::erase_if(queues_, [&](const auto& weak) {
       const auto queue = weak.lock();
@@ -137,6 +144,10 @@ class EventHub : public std::enable_shared_from_this<EventHub> {
   }
 
  private:
+  static bool is_there(RegistrationState state) noexcept {
+    return state == RegistrationState::Registered || state == RegistrationState::Restored;
+  }
+
   void join(const std::weak_ptr<RegistrationQueue>& weak) {
     const auto queue = weak.lock();
     if (!queue) return;
@@ -149,6 +160,7 @@ class EventHub : public std::enable_shared_from_this<EventHub> {
   }
 
   const Home home_;
+  const Observer observer_;
   std::map<std::string, RegistrationEvent> current_;
   std::vector<std::weak_ptr<RegistrationQueue>> queues_;
   bool closed_ = false;

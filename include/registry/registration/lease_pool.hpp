@@ -256,12 +256,12 @@ class LeasePool : public std::enable_shared_from_this<LeasePool> {
       lease->renewal.renewed(sent, ttl);
       lease->open = lease->open || lease->suspect;
       lease->suspect = false;
-      self->observer_.count("registry_renewals_total");
+      self->observer_.count(metric::renewals);
       co_return;
     }
     if (self->scope_.cancelled()) co_return;
     lease->renewal.failed(boot_now());
-    self->observer_.count("registry_renewal_failures_total");
+    self->observer_.count(metric::renewal_failures);
     if (error == errc::closed) lease->renewal.gone();
     if (error == errc::permission_denied && lease->state == SharedLease::Live) co_await split(self, lease);
   }

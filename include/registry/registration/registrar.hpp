@@ -47,7 +47,7 @@ class Registrar {
     tools_->leases = std::make_shared<LeasePool>(backend, home, observer_);
     tools_->committer = std::make_shared<Committer>(backend, home);
     tools_->guard = std::make_shared<KeyGuard>(backend, layout_, config, observer_, home);
-    tools_->events = std::make_shared<EventHub>(home);
+    tools_->events = std::make_shared<EventHub>(home, observer_);
     tools_->config = std::move(config);
   }
 
@@ -175,7 +175,7 @@ class Registrar {
     Attempt& operator=(const Attempt&) = delete;
     ~Attempt() {
       registrar_->observer_.count(
-          succeeded_ ? "registry_registrations_total" : "registry_registration_failures_total",
+          succeeded_ ? metric::registrations : metric::registration_failures,
           keeper_->service());
       if (succeeded_) return;
       const auto known = registrar_->ids_.find(keeper_->id());

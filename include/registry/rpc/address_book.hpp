@@ -123,7 +123,7 @@ class AddressBook : public std::enable_shared_from_this<AddressBook> {
     entry.asking = false;
     const bool news = !std::exchange(entry.settled, true) || (!found.empty() && found != entry.addresses);
     if (found.empty()) {
-      observer_.count("registry_resolver_name_failures_total");
+      observer_.count(metric::resolver_name_failures);
       observer_.log(LogLevel::Warning, "no address for " + quote(host) + (why.empty() ? "" : ": " + why) +
                                            (entry.addresses.empty() ? "" : "; keeping the last known ones"));
     } else {

@@ -107,7 +107,7 @@ class Publisher : public std::enable_shared_from_this<Publisher> {
 
   /// A client refused what was published. Any thread.
   void refused(const AdsNack& nack) const {
-    observer_.count("registry_resolver_rejections_total");
+    observer_.count(metric::resolver_rejections);
     observer_.log(LogLevel::Error, "gRPC refused what was published" +
                                        (nack.name.empty() ? std::string() : " as " + quote(nack.name)) +
                                        ": " + quote(nack.text, 500));
@@ -346,7 +346,7 @@ class Publisher : public std::enable_shared_from_this<Publisher> {
     publication.split = split;
     publication.sent = std::move(made);
     publication.loaded = true;
-    if (sent) observer_.count("registry_resolver_updates_total", publication.service);
+    if (sent) observer_.count(metric::resolver_updates, publication.service);
     publication.tell();
   }
 

@@ -197,7 +197,7 @@ inline asio::awaitable<void> follow(std::shared_ptr<StoreBackend> backend, KeyRa
     try {
       if (self.resume.must_list()) {
         co_await list_range(self);
-        if (std::exchange(resync, true)) self.observer.count("registry_resyncs_total", self.config.label);
+        if (std::exchange(resync, true)) self.observer.count(metric::resyncs, self.config.label);
       }
       co_await watch_range(self);
     } catch (...) {
@@ -210,7 +210,7 @@ inline asio::awaitable<void> follow(std::shared_ptr<StoreBackend> backend, KeyRa
     const auto pause = self.resume.failed(why, std::chrono::steady_clock::now(), self.random.draw());
     self.sink->stale(why);
     if (why == errc::closed) co_return;
-    self.observer.count("registry_reconnects_total", self.config.label);
+    self.observer.count(metric::reconnects, self.config.label);
     self.log(LogLevel::Warning, (why.words.empty() ? "" : why.words + ": ") + why.message() +
                                     (self.resume.must_list() ? ", listing" : ", resuming") + " again in " +
                                     std::to_string(pause.count()) + " ms");
