@@ -9,6 +9,12 @@ install(DIRECTORY "${PROJECT_SOURCE_DIR}/include/registry" DESTINATION ${CMAKE_I
 install(FILES ${stub_headers} DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/registry_stub)
 install(EXPORT registry-targets NAMESPACE registry:: DESTINATION ${package_dir})
 
+# Each component is a file of its own, read only by who asks for it: nobody else needs its library.
+foreach(component IN LISTS REGISTRY_COMPONENTS)
+  install(TARGETS registry_${component} EXPORT registry-${component}-targets)
+  install(EXPORT registry-${component}-targets NAMESPACE registry:: DESTINATION ${package_dir})
+endforeach()
+
 configure_package_config_file(cmake/registry-config.cmake.in "${PROJECT_BINARY_DIR}/registry-config.cmake"
   INSTALL_DESTINATION ${package_dir} NO_SET_AND_CHECK_MACRO)
 # Before 1.0 a minor version may change the interface.

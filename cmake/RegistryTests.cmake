@@ -2,7 +2,8 @@
 
 # The flags that everything with the shared precompiled header has in common.
 function(registry_use_test_flags target)
-  target_link_libraries(${target} PUBLIC registry::registry doctest::doctest)
+  target_link_libraries(${target} PUBLIC registry::registry doctest::doctest
+    registry::spdlog registry::prometheus prometheus-cpp::pull registry::yaml)
   target_link_libraries(${target} PRIVATE registry_options registry_sanitizers)
   target_include_directories(${target} PUBLIC "${PROJECT_SOURCE_DIR}/tests")
   set_target_properties(${target} PROPERTIES CXX_EXTENSIONS OFF)

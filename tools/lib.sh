@@ -2,10 +2,11 @@
 
 project_dir="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 
-# What a program that uses the library needs, and what its tests need on top.
+# What a program that uses the library needs, what its components need, and what its tests need on top.
 build_packages=(g++ cmake ninja-build pkg-config libasio-dev libgrpc++-dev libprotobuf-dev protobuf-compiler
   protobuf-compiler-grpc libboost-json1.81-dev)
-test_packages=(doctest-dev etcd-server etcd-client openssl)
+component_packages=(libspdlog-dev prometheus-cpp-dev libyaml-cpp-dev)
+test_packages=("${component_packages[@]}" doctest-dev etcd-server etcd-client openssl)
 
 say() { printf '== %s\n' "$*"; }
 

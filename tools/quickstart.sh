@@ -17,7 +17,7 @@ install_packages "${packages[@]}"
 
 build_dir="$project_dir/build/quickstart"
 say "building the quickstart example"
-cmake -S "$project_dir" -B "$build_dir" -G Ninja --log-level=WARNING -DCMAKE_BUILD_TYPE=Release -DREGISTRY_BUILD_TESTS=OFF
+cmake -S "$project_dir" -B "$build_dir" -G Ninja --log-level=WARNING -DCMAKE_BUILD_TYPE=Release -DREGISTRY_BUILD_TESTS=OFF -DREGISTRY_COMPONENTS=
 cmake --build "$build_dir" --target registry_example_quickstart
 quickstart="$build_dir/examples/quickstart"
 
