@@ -1,6 +1,7 @@
 // The table of one service: what a list or a batch changes in it, and what it says it knows.
 #include <doctest/doctest.h>
 
+#include <chrono>
 #include <memory>
 #include <string>
 #include <vector>
@@ -35,7 +36,17 @@ std::string shown(const std::vector<InstanceChange>& changes) {
 }
 
 struct Table : InstanceTable {
-  Table() : InstanceTable("svc", KeyLayout("/ns"), Observer()) {}
+  explicit Table(double disappearance_limit = 1.0)
+      : InstanceTable("svc", KeyLayout("/ns"), Observer(),
+                      DisappearanceGuard(disappearance_limit, std::chrono::hours(1))) {}
+
+  /// "a b+c": b is held.
+  std::string view(const ServiceFilter& filter = {}) const {
+    const auto snapshot = this->snapshot(filter);
+    std::string text;
+    for (const auto& each : snapshot->instances) text += (text.empty() ? "" : " ") + each->id;
+    return text + (snapshot->held > 0 ? ", held " + std::to_string(snapshot->held) : "");
+  }
 
   std::string list(std::vector<KeyValue> items, std::int64_t revision, bool same_history = true,
                    bool first = false) {
@@ -136,4 +147,51 @@ TEST_CASE("view: a list that the store confirms says how far it goes at the next
   CHECK(after->instances == before->instances);
   CHECK(before->revision == 5);
   CHECK(view.version() == 1);  // what next() goes by
+}
+
+TEST_CASE("table: what vanishes all at once is told as gone, and shown all the same") {
+  Table table(0.5);
+  CHECK(table.list({pair("a", 2), pair("b", 3), pair("c", 4, "2"), pair("d", 5)}, 9, true, true) ==
+        ">a1@2 >b1@3 >c2@4 >d1@5 ");
+  CHECK(table.list({pair("b", 3)}, 20) == "a1>@20~ c2>@20~ d1>@20~ ");
+  CHECK(table.view() == "a b c d, held 3");
+  CHECK(table.view(ServiceFilter().version("2")) == "c, held 1");
+  CHECK(table.live() == 1);
+  CHECK(table.pairs().size() == 1);
+  CHECK(table.erase("b", 21) == "b1>@21 ");
+  CHECK(table.view() == "a b c d, held 4");
+
+  SUBCASE("one that comes back is as the store says") {
+    CHECK(table.put(pair("c", 22, "3")) == ">c3@22 ");
+    CHECK(table.view() == "a b c d, held 3");
+    CHECK(table.snapshot({})->find("c")->version == "3");
+    SUBCASE("enough come back: the rest is gone") {
+      CHECK(table.put(pair("e", 23)) == ">e1@23 ");
+      CHECK(table.view() == "c e");
+    }
+  }
+  SUBCASE("it is believed after a while") {
+    const auto now = std::chrono::steady_clock::now();
+    CHECK(table.release_due() > now + std::chrono::minutes(59));
+    table.release(now + std::chrono::minutes(59));
+    CHECK(table.view() == "a b c d, held 4");
+    table.release(now + std::chrono::minutes(61));
+    CHECK(table.view() == "");
+    CHECK(table.release_due() == std::chrono::steady_clock::time_point::max());
+  }
+  SUBCASE("gone and back in one batch") {
+    Table other(0.0);
+    other.list({pair("a", 2), pair("b", 3)}, 9, true, true);
+    Batch batch;
+    batch.through = 12;
+    for (const std::string id : {"a", "b"}) {
+      Change& change = batch.changes.emplace_back();
+      change.deleted = true;
+      change.kv.key = "/ns/svc/" + id;
+      change.kv.mod_revision = 11;
+    }
+    batch.changes.emplace_back().kv = pair("a", 12);
+    other.apply(batch);
+    CHECK(other.view() == "a b, held 1");
+  }
 }

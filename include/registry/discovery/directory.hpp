@@ -38,6 +38,7 @@ class Directory : public std::enable_shared_from_this<Directory> {
             Observer observer, Home home)
       : backend_(std::move(backend)),
         layout_(std::move(layout)),
+        config_(config),
         observer_(std::move(observer)),
         home_(std::move(home)) {
     follow_.backoff_first = config.retry_interval;
@@ -161,7 +162,7 @@ class Directory : public std::enable_shared_from_this<Directory> {
   ServiceFollow& followed(const std::string& name) {
     auto& service = services_[name];
     if (!service || service->over()) {
-      service = std::make_shared<ServiceFollow>(name, layout_, observer_, home_);
+      service = std::make_shared<ServiceFollow>(name, layout_, config_, observer_, home_);
       FollowConfig config = follow_;
       config.label = name;
       ServiceFollow::start(service, backend_, layout_.service_range(name), std::move(config), observer_);
@@ -185,6 +186,7 @@ class Directory : public std::enable_shared_from_this<Directory> {
 
   const std::shared_ptr<StoreBackend> backend_;
   const KeyLayout layout_;
+  const RegistryConfig config_;
   const Observer observer_;
   const Home home_;
   FollowConfig follow_;

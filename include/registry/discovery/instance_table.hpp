@@ -1,8 +1,12 @@
 // All that is known of one service: its keys, their revisions and the decoded instances.
 #pragma once
 
+#include <algorithm>
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
+#include <iterator>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <set>
@@ -12,8 +16,10 @@
 #include <vector>
 
 #include "registry/discovery/value_reader.hpp"
+#include "registry/model/encode.hpp"
 #include "registry/model/filter.hpp"
 #include "registry/model/snapshot.hpp"
+#include "registry/policy/disappearance_guard.hpp"
 #include "registry/policy/event_fold.hpp"
 #include "registry/policy/snapshot_diff.hpp"
 
@@ -21,13 +27,17 @@ namespace registry::detail {
 
 /// Written on one strand; `snapshot` may be called from any thread, everything else on that strand only. The
 /// stored values are not kept. A key whose value is bad, or that is no instance's, is kept without an
-/// instance: an instance it held before is gone.
+/// instance: an instance it held before is gone. What the guard holds is shown by `snapshot` alone.
 class InstanceTable {
  public:
-  InstanceTable(std::string service, const KeyLayout& layout, const Observer& observer)
+  using TimePoint = std::chrono::steady_clock::time_point;
+
+  InstanceTable(std::string service, const KeyLayout& layout, const Observer& observer,
+                DisappearanceGuard guard = DisappearanceGuard(1.0, std::chrono::milliseconds(1)))
       : service_(std::move(service)),
         prefix_(layout.service_range(service_).begin),
-        reader_(layout, observer) {}
+        reader_(layout, observer),
+        guard_(std::move(guard)) {}
 
   void begin_list() { listed_.clear(); }
 
@@ -75,6 +85,7 @@ class InstanceTable {
       const std::lock_guard lock(mutex_);
       entries_.swap(listed_);
       confirm(revision);
+      judge(changes);
       stale_ = false;
     }
     listed_.clear();
@@ -96,15 +107,35 @@ class InstanceTable {
       change_one(batch.changes[i], std::move(read_entries[i]), changes);
     }
     confirm(batch.through);
+    judge(changes);
     return changes;
   }
 
-  /// Whether that is a change.
-  bool mark_stale(bool stale) {
+  void mark_fresh() {
     const std::lock_guard lock(mutex_);
-    if (!stale) as_of_ = std::chrono::steady_clock::now();
-    return std::exchange(stale_, stale) != stale;
+    as_of_ = std::chrono::steady_clock::now();
+    stale_ = false;
   }
+  void mark_stale() {
+    const std::lock_guard lock(mutex_);
+    stale_ = true;
+  }
+  /// The list is an old one, from another source than the store.
+  void mark_stale(TimePoint as_of) {
+    const std::lock_guard lock(mutex_);
+    as_of_ = as_of;
+    stale_ = true;
+  }
+
+  /// Gives up what was held for long enough.
+  void release(TimePoint now) {
+    const std::lock_guard lock(mutex_);
+    if (guard_.passed(now).release) held_.clear();
+  }
+  /// While anything is held: when release() gives it up. Else the far future.
+  TimePoint release_due() const { return guard_.due(); }
+  std::size_t held() const { return held_.size(); }
+  std::size_t live() const { return live_; }
 
   /// Every instance as a change from nothing: what a new watcher is told.
   std::vector<InstanceChange> all() const {
@@ -124,6 +155,21 @@ class InstanceTable {
 
   std::int64_t revision() const { return revision_; }
 
+  /// Every instance as the store could have it.
+  std::vector<std::shared_ptr<const KeyValue>> pairs() const {
+    std::vector<std::shared_ptr<const KeyValue>> pairs;
+    pairs.reserve(entries_.size());
+    for (const Entry& entry : entries_) {
+      if (!entry.valid) continue;
+      KeyValue pair;
+      pair.key = prefix_ + entry.instance->id;
+      pair.value = encode(*entry.instance);
+      pair.create_revision = pair.mod_revision = entry.mod_revision;
+      pairs.push_back(std::make_shared<const KeyValue>(std::move(pair)));
+    }
+    return pairs;
+  }
+
   /// Any thread.
   std::shared_ptr<const ServiceSnapshot> snapshot(const ServiceFilter& filter) const {
     auto snapshot = std::make_shared<ServiceSnapshot>(service_);
@@ -132,11 +178,12 @@ class InstanceTable {
     snapshot->revision = revision_;
     snapshot->stale = stale_;
     snapshot->as_of = as_of_;
-    if (any) snapshot->instances.reserve(entries_.size());
+    if (any) snapshot->instances.reserve(entries_.size() + held_.size());
     for (const Entry& entry : entries_) {
       if (entry.valid && (any || filter.matches(*entry.instance)))
         snapshot->instances.push_back(entry.instance);
     }
+    if (!held_.empty()) add_held(*snapshot, filter);
     return snapshot;
   }
 
@@ -202,14 +249,44 @@ class InstanceTable {
     as_of_ = std::chrono::steady_clock::now();
   }
 
+  void judge(const std::vector<InstanceChange>& changes) {
+    for (const InstanceChange& change : changes) {
+      if (change.after) ++live_;
+      if (change.before) --live_;
+    }
+    const auto action = guard_.changed(live_, as_of_);
+    if (action.release) held_.clear();
+    for (const InstanceChange& change : changes) {
+      if (change.after) {
+        held_.erase(change.after->id);
+      } else if (action.hold) {
+        held_.emplace(change.before->id, change.before);
+      }
+    }
+  }
+
+  void add_held(ServiceSnapshot& to, const ServiceFilter& filter) const {
+    auto& all = to.instances;
+    const auto live = static_cast<std::ptrdiff_t>(all.size());
+    for (const auto& [id, instance] : held_) {
+      if (filter.matches(*instance)) all.push_back(instance);
+    }
+    to.held = all.size() - static_cast<std::size_t>(live);
+    std::inplace_merge(all.begin(), all.begin() + live, all.end(),
+                       [](const auto& a, const auto& b) { return a->id < b->id; });
+  }
+
   const std::string service_, prefix_;
   ValueReader reader_;
   mutable std::mutex mutex_;  // the strand writes under it and reads without, other threads read under it
   Entries entries_;
   std::int64_t revision_ = 0;
   bool stale_ = true;
-  std::chrono::steady_clock::time_point as_of_;
-  Entries listed_;  // the list that is being read
+  TimePoint as_of_;
+  Entries listed_;        // the list that is being read
+  std::size_t live_ = 0;  // valid entries
+  DisappearanceGuard guard_;
+  std::map<std::string_view, std::shared_ptr<const ServiceInstance>> held_;  // by their ids
 };
 
 }  // namespace registry::detail

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -10,23 +11,31 @@
 #include <vector>
 
 #include "registry/async/home.hpp"
+#include "registry/async/sleep.hpp"
 #include "registry/async/task_scope.hpp"
 #include "registry/discovery/event_queue.hpp"
 #include "registry/discovery/instance_table.hpp"
+#include "registry/discovery/last_known_good.hpp"
 #include "registry/discovery/view_state.hpp"
+#include "registry/model/config.hpp"
+#include "registry/model/text.hpp"
 #include "registry/store/follow.hpp"
 
 namespace registry::detail {
 
 /// Everything runs on the home's strand. Owned by the Directory and by the coroutine that follows; it knows
 /// its watchers and views weakly.
-class ServiceFollow final : public RangeSink {
+class ServiceFollow final : public RangeSink, public std::enable_shared_from_this<ServiceFollow> {
  public:
-  ServiceFollow(std::string service, const KeyLayout& layout, Observer observer, Home home)
+  ServiceFollow(std::string service, const KeyLayout& layout, const RegistryConfig& config, Observer observer,
+                Home home)
       : service_(std::move(service)),
-        table_(std::make_shared<InstanceTable>(service_, layout, observer)),
+        table_(std::make_shared<InstanceTable>(
+            service_, layout, observer,
+            DisappearanceGuard(config.disappearance_limit, config.disappearance_hold))),
         observer_(std::move(observer)),
-        tasks_(std::move(home)) {}
+        tasks_(std::move(home)),
+        file_(config.last_known_good_folder, service_, layout.service_range(service_), observer_) {}
 
   /// Runs follow() for this service.
   static void start(const std::shared_ptr<ServiceFollow>& self, std::shared_ptr<StoreBackend> backend,
@@ -88,27 +97,33 @@ class ServiceFollow final : public RangeSink {
     const bool was_stale = std::exchange(stale_, false);
     same_history_ = true;
     error_.clear();
-    measure(changes);
-    publish(changes, first || was_stale);
+    confirmed();
+    publish(changes, guarded() || first || was_stale);
+    save();
   }
 
   void apply(Batch batch) override {
     const auto changes = table_->apply(batch);
-    measure(changes);
-    if (changes.empty()) return for_each(views_, [](ViewState& view) { view.confirmed(); });
-    observer_.count(metric::watch_events, service_, static_cast<double>(changes.size()));
-    publish(changes, false);
+    confirmed();
+    const bool released = guarded();
+    if (changes.empty() && !released) return for_each(views_, [](ViewState& view) { view.confirmed(); });
+    if (!changes.empty())
+      observer_.count(metric::watch_events, service_, static_cast<double>(changes.size()));
+    publish(changes, released);
+    save();
   }
 
   void fresh() override {
     error_.clear();
-    table_->mark_stale(false);
-    if (std::exchange(stale_, false)) publish({}, true);
+    table_->mark_fresh();
+    const bool was_stale = std::exchange(stale_, false);
+    if (guarded() || was_stale) publish({}, true);
   }
 
   void stale(const Problem& why) override {
     error_ = why;
     if (why == errc::store_changed || why == errc::future_revision) same_history_ = false;
+    if (!listed_ && why != errc::closed && (is_retryable(why) || is_indeterminate(why))) restore();
     for_each(views_, [&why](ViewState& view) { view.failed(why); });
     mark_stale();
     if (why == errc::closed) end();
@@ -118,18 +133,98 @@ class ServiceFollow final : public RangeSink {
 
  private:
   void mark_stale() {
-    table_->mark_stale(true);
+    table_->mark_stale();
     if (!std::exchange(stale_, true) && listed_) publish({}, true);
   }
 
-  /// The store has just confirmed the list, with these changes.
-  void measure(const std::vector<InstanceChange>& changes) {
+  /// The store has just confirmed the list.
+  void confirmed() { measure(std::chrono::system_clock::now()); }
+
+  void measure(std::chrono::system_clock::time_point confirmed) const {
     if (!observer_.measures()) return;
-    for (const InstanceChange& change : changes)
-      instances_ += (change.after ? 1 : 0) - (change.before ? 1 : 0);
-    observer_.set(metric::service_instances, service_, instances_);
-    const auto now = std::chrono::system_clock::now().time_since_epoch();
-    observer_.set(metric::service_confirmed, service_, std::chrono::duration<double>(now).count());
+    observer_.set(metric::service_instances, service_, static_cast<double>(table_->live()));
+    observer_.set(metric::service_confirmed, service_,
+                  std::chrono::duration<double>(confirmed.time_since_epoch()).count());
+  }
+
+  // ---- what vanished all at once
+
+  /// Whether there is another number of held instances than at the last call. Nothing is given up while the store is
+  /// out of reach.
+  bool guarded() {
+    if (!stale_) table_->release(std::chrono::steady_clock::now());
+    const std::size_t before = std::exchange(held_, table_->held());
+    if (before == held_) return false;
+    observer_.set(metric::held_instances, service_, static_cast<double>(held_));
+    if (before == 0) {
+      observer_.log(LogLevel::Warning, quote(service_) + ": " + std::to_string(held_) +
+                                           " instances vanished at once, " + std::to_string(table_->live()) +
+                                           " are left: views go on showing them for now");
+      tasks_.spawn(release_in_time(shared_from_this()));
+    } else if (held_ == 0) {
+      observer_.log(LogLevel::Info, quote(service_) + ": views show what the store says again");
+    }
+    return true;
+  }
+
+  static asio::awaitable<void> release_in_time(std::shared_ptr<ServiceFollow> self) {
+    for (;;) {
+      const auto now = std::chrono::steady_clock::now();
+      const auto due = self->table_->release_due();
+      if (self->held_ == 0 || (self->stale_ && due <= now)) co_return;  // fresh() looks again
+      if (due <= now) {
+        if (self->guarded()) self->publish({}, true);
+      } else {
+        co_await sleep_for(due - now);
+      }
+    }
+  }
+
+  // ---- the file
+
+  /// Begins with what was known at an earlier time.
+  void restore() {
+    if (std::exchange(restored_, true)) return;
+    auto saved = file_.load();
+    if (!saved) return;
+    Page page;
+    page.store_id = store_id_ = saved->snapshot.store_id;
+    page.revision = saved->snapshot.revision;
+    for (const auto& pair : saved->snapshot.pairs) page.items.push_back(*pair);
+    table_->begin_list();
+    table_->list_page(page, false);
+    const auto changes = table_->end_list(page.revision, false, true);
+    const auto age = std::chrono::duration_cast<std::chrono::steady_clock::duration>(saved->age);
+    table_->mark_stale(std::chrono::steady_clock::now() - age);
+    listed_ = stale_ = true;
+    measure(std::chrono::system_clock::now() - saved->age);
+    observer_.log(LogLevel::Warning,
+                  quote(service_) + ": the store is out of reach, beginning with " +
+                      std::to_string(changes.size()) + " instances of " + quote(file_.file(), 4096) + ", " +
+                      std::to_string(std::chrono::duration_cast<std::chrono::seconds>(age).count()) +
+                      " s old");
+    publish(changes, true);
+  }
+
+  /// Soon: changes come in bursts.
+  void save() {
+    if (!file_ || std::exchange(save_due_, true)) return;
+    tasks_.spawn(save_soon(shared_from_this()));
+  }
+
+  static asio::awaitable<void> save_soon(std::shared_ptr<ServiceFollow> self) {
+    co_await sleep_for(std::chrono::seconds(1));
+    self->save_now();
+  }
+
+  /// What is held back from the views is not known to be good.
+  void save_now() {
+    if (!std::exchange(save_due_, false) || held_ > 0) return;
+    StoreSnapshot snapshot;
+    snapshot.store_id = store_id_;
+    snapshot.revision = table_->revision();
+    snapshot.pairs = table_->pairs();
+    file_.save(snapshot);
   }
 
   void publish(const std::vector<InstanceChange>& changes, bool all_views) {
@@ -139,6 +234,7 @@ class ServiceFollow final : public RangeSink {
 
   void end() {
     if (std::exchange(over_, true)) return;
+    save_now();
     mark_stale();
     for_each(queues_, [](EventQueue& queue) { queue.close(); });
     for_each(views_, [](ViewState& view) { view.close(); });
@@ -162,8 +258,11 @@ class ServiceFollow final : public RangeSink {
   bool listed_ = false;
   bool stale_ = false;
   bool over_ = false;
-  int instances_ = 0;
-  Problem error_;  // why the store is out of reach
+  LastKnownGood file_;
+  bool restored_ = false;  // or tried to
+  bool save_due_ = false;
+  std::size_t held_ = 0;  // as views were told
+  Problem error_;         // why the store is out of reach
 };
 
 }  // namespace registry::detail

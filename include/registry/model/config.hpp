@@ -28,6 +28,16 @@ struct RegistryConfig {
   ConflictPolicy on_conflict = ConflictPolicy::TakeOver;
   /// Watch our own keys: restore one that was deleted from outside, notice one that was taken over.
   bool guard_keys = true;
+  /// Where the lists of followed services are kept for the next start: `<folder>/<service>.json`, written at most once a
+  /// second. While the store cannot be reached at the start, views and watches begin with them; views say that they are
+  /// stale. A folder of one namespace and of one process; it is made if it is missing. Empty: nothing is kept.
+  std::string last_known_good_folder;
+  /// While more than this share of a service's instances is missing, of those there were when that was last steady,
+  /// views go on showing what vanished, for `disappearance_hold` at the longest: a cluster that lost its leases, or was
+  /// restored empty, says the same as a service that went down. 0 to 1; 1: never. watch() and get_service() tell
+  /// what the store says.
+  double disappearance_limit = 1.0;
+  std::chrono::milliseconds disappearance_hold{60000};
 
   RegistryConfig() {}
 };

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -21,6 +22,8 @@ struct ServiceSnapshot {
   std::int64_t revision = 0;                    ///< of the store, as far as this list goes
   bool stale = false;                           ///< the store is out of reach: last known good
   std::chrono::steady_clock::time_point as_of;  ///< when the store last confirmed this list
+  /// How many of these the store has no more: they vanished all at once, see RegistryConfig::disappearance_limit.
+  std::size_t held = 0;
   std::vector<std::shared_ptr<const ServiceInstance>> instances;  ///< ordered by id; never null
 
   ServiceSnapshot() {}

@@ -1,9 +1,12 @@
-// Text that comes from outside: checking UTF-8, and showing a piece of it in a message without trusting it.
+// Text that comes from outside: checking UTF-8, showing a piece of it in a message without trusting it, and writing it where
+// only plain characters may stand.
 #pragma once
 
+#include <charconv>
 #include <cstddef>
 #include <string>
 #include <string_view>
+#include <system_error>
 
 namespace registry::detail {
 
@@ -80,6 +83,46 @@ inline std::string quote(std::string_view text, std::size_t limit = 80) {
   }
   out += used < text.size() ? "\"... (" + std::to_string(text.size()) + " bytes)" : "\"";
   return out;
+}
+
+/// As it may stand in the path of a URI.
+inline std::string percent_encoded(std::string_view text, std::string_view also_plain = {}) {
+  constexpr std::string_view digits = "0123456789ABCDEF";
+  std::string encoded;
+  for (const char c : text) {
+    const auto byte = static_cast<unsigned char>(c);
+    const bool plain = (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
+                       c == '-' || c == '.' || c == '_' || c == '~' ||
+                       also_plain.find(c) != std::string_view::npos;
+    if (plain) {
+      encoded += c;
+    } else {
+      encoded += '%';
+      encoded += digits[byte >> 4];
+      encoded += digits[byte & 15];
+    }
+  }
+  return encoded;
+}
+
+/// The reverse; what is no "%41" stays as it is.
+inline std::string percent_decoded(std::string_view text) {
+  std::string decoded;
+  while (!text.empty()) {
+    unsigned char byte = 0;
+    const char* const end = text.data() + 3;
+    if (text.size() >= 3 && text[0] == '%') {
+      const auto [stop, error] = std::from_chars(text.data() + 1, end, byte, 16);
+      if (error == std::errc() && stop == end) {
+        decoded += static_cast<char>(byte);
+        text.remove_prefix(3);
+        continue;
+      }
+    }
+    decoded += text[0];
+    text.remove_prefix(1);
+  }
+  return decoded;
 }
 
 }  // namespace registry::detail

@@ -122,6 +122,12 @@ inline void validate(const RegistryConfig& config) {
     reject("max_retry_interval", shown(config.max_retry_interval),
            "use at least retry_interval and at most 24 h");
   }
+  if (!(config.disappearance_limit >= 0 && config.disappearance_limit <= 1)) {
+    reject("disappearance_limit", std::to_string(config.disappearance_limit), "use a share from 0 to 1");
+  }
+  if (config.disappearance_hold < milliseconds(1) || config.disappearance_hold > max_duration) {
+    reject("disappearance_hold", shown(config.disappearance_hold), "use 1 ms to 24 h");
+  }
   if (config.close_timeout.count() < 0 || config.close_timeout > max_duration) {
     reject("close_timeout", shown(config.close_timeout), "use 0 ms to 24 h");
   }

@@ -23,8 +23,9 @@ using Kind = Metric::Kind;
 
 inline constexpr Metric registrations{"registry_registrations_total", Kind::Counter, true,
                                       "Instances registered by a call of register_instance"};
-inline constexpr Metric registration_failures{"registry_registration_failures_total", Kind::Counter, true,
-                                              "Calls of register_instance that failed"};
+inline constexpr Metric registration_failures{
+    "registry_registration_failures_total", Kind::Counter, true,
+    "Calls of register_instance that the store refused or did not answer in time"};
 inline constexpr Metric registered_instances{
     "registry_registered_instances", Kind::Gauge, false,
     "Instances of this process that are in the store as far as it knows"};
@@ -42,6 +43,9 @@ inline constexpr Metric skipped_values{"registry_skipped_values_total", Kind::Co
                                        "Values in the store that are no instance"};
 inline constexpr Metric service_instances{"registry_service_instances", Kind::Gauge, true,
                                           "Instances of a followed service"};
+inline constexpr Metric held_instances{
+    "registry_held_instances", Kind::Gauge, true,
+    "Instances that views go on showing although they vanished all at once"};
 inline constexpr Metric service_confirmed{
     "registry_service_confirmed_timestamp_seconds", Kind::Gauge, true,
     "When the store last confirmed the list of a followed service, in Unix time"};
@@ -64,6 +68,7 @@ inline constexpr std::array all{registrations,
                                 reconnects,
                                 skipped_values,
                                 service_instances,
+                                held_instances,
                                 service_confirmed,
                                 endpoint_failures,
                                 resolver_updates,

@@ -24,7 +24,7 @@
 #include "registry/async/home.hpp"
 #include "registry/async/signal.hpp"
 #include "registry/store/memory_config.hpp"
-#include "registry/store/memory_snapshot.hpp"
+#include "registry/store/snapshot_file.hpp"
 #include "registry/store/memory_table.hpp"
 #include "registry/store/store.hpp"
 
@@ -138,7 +138,7 @@ class MemoryBackend final : public StoreBackend, public std::enable_shared_from_
   void save() {
     if (config_.snapshot_file.empty()) return;
     const std::lock_guard one_at_a_time(save_mutex_);
-    MemorySnapshot snapshot;
+    StoreSnapshot snapshot;
     {
       const std::lock_guard lock(mutex_);
       snapshot.store_id = store_id_;
@@ -149,7 +149,7 @@ class MemoryBackend final : public StoreBackend, public std::enable_shared_from_
     }
     std::error_code error;
     try {
-      write_memory_snapshot(config_.snapshot_file, snapshot);
+      write_snapshot(config_.snapshot_file, snapshot);
     } catch (const std::system_error& failure) {
       error = failure.code();
     }
@@ -267,7 +267,7 @@ class MemoryBackend final : public StoreBackend, public std::enable_shared_from_
   }
 
   void load() {
-    const auto snapshot = read_memory_snapshot(config_.snapshot_file);
+    const auto snapshot = read_snapshot(config_.snapshot_file);
     if (!snapshot) return;
     store_id_ = snapshot->store_id;
     table_.restore_revision(snapshot->revision);

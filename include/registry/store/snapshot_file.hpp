@@ -25,19 +25,19 @@
 #include "registry/model/kv.hpp"
 #include "registry/model/limits.hpp"
 #include "registry/model/text.hpp"
-#include "registry/store/memory_file.hpp"
+#include "registry/store/file.hpp"
 
 namespace registry::detail {
 
 /// What a snapshot file holds.
-struct MemorySnapshot {
+struct StoreSnapshot {
   std::string store_id;
   std::int64_t revision = 0;
   std::vector<Lease> leases;
   std::vector<std::shared_ptr<const KeyValue>> pairs;
 };
 
-inline constexpr std::string_view memory_snapshot_format = "registry-memory-store-1";
+inline constexpr std::string_view snapshot_format = "registry-memory-store-1";
 
 inline std::string to_hex(std::string_view bytes) {
   constexpr std::string_view digits = "0123456789abcdef";
@@ -64,7 +64,7 @@ inline std::optional<std::string> from_hex(std::string_view text) {
   return out;
 }
 
-inline std::string encode_memory_snapshot(const MemorySnapshot& snapshot) {
+inline std::string encode_snapshot(const StoreSnapshot& snapshot) {
   const auto set = [](boost::json::object& to, std::string name, const std::string& bytes) {
     const bool plain = is_utf8(bytes);
     if (!plain) name += "_hex";
@@ -85,7 +85,7 @@ inline std::string encode_memory_snapshot(const MemorySnapshot& snapshot) {
     entry["lease"] = pair->lease;
   }
   boost::json::object document;
-  document["format"] = std::string(memory_snapshot_format);
+  document["format"] = std::string(snapshot_format);
   document["store_id"] = snapshot.store_id;
   document["revision"] = snapshot.revision;
   document["leases"] = std::move(leases);
@@ -94,11 +94,11 @@ inline std::string encode_memory_snapshot(const MemorySnapshot& snapshot) {
 }
 
 /// Reads the fields of one snapshot; every complaint names the file and the field.
-class MemorySnapshotReader {
+class SnapshotReader {
  public:
-  explicit MemorySnapshotReader(const std::string& file) : file_(file) {}
+  explicit SnapshotReader(const std::string& file) : file_(file) {}
 
-  MemorySnapshot read(std::string_view text) {
+  StoreSnapshot read(std::string_view text) {
     boost::json::stream_parser parser;
     boost::system::error_code error;
     std::size_t used = parser.write_some(text.data(), text.size(), error);
@@ -107,10 +107,10 @@ class MemorySnapshotReader {
     if (error) refuse("byte " + std::to_string(used) + ": " + error.message());
     const boost::json::value document = parser.release();
 
-    MemorySnapshot snapshot;
+    StoreSnapshot snapshot;
     const boost::json::object& top = object(document, "document");
-    if (string(top, "", "format") != memory_snapshot_format) {
-      refuse("format: is not \"" + std::string(memory_snapshot_format) + "\"");
+    if (string(top, "", "format") != snapshot_format) {
+      refuse("format: is not \"" + std::string(snapshot_format) + "\"");
     }
     snapshot.store_id = string(top, "", "store_id");
     if (snapshot.store_id.empty()) refuse("store_id: is empty");
@@ -199,17 +199,17 @@ class MemorySnapshotReader {
 };
 
 /// Empty: there is no such file. Throws `bad_snapshot`.
-inline std::optional<MemorySnapshot> read_memory_snapshot(const std::string& file) {
+inline std::optional<StoreSnapshot> read_snapshot(const std::string& file) {
   std::error_code error;
   const std::string text = read_file(file, error);
   if (error == std::errc::no_such_file_or_directory) return std::nullopt;
   if (error) fail(errc::bad_snapshot, detail::quote(file, 4096) + ": " + error.message());
-  return MemorySnapshotReader(file).read(text);
+  return SnapshotReader(file).read(text);
 }
 
 /// Throws std::system_error with the system's code; the old file is then as it was.
-inline void write_memory_snapshot(const std::string& file, const MemorySnapshot& snapshot) {
-  replace_file(file, encode_memory_snapshot(snapshot));
+inline void write_snapshot(const std::string& file, const StoreSnapshot& snapshot) {
+  replace_file(file, encode_snapshot(snapshot));
 }
 
 }  // namespace registry::detail
