@@ -150,6 +150,18 @@ std::vector<RawEvent> RawEtcd::list(const std::string& prefix, std::int64_t* rev
   raw::pb::RangeRequest request;
   request.set_key(prefix);
   request.set_range_end(end_of_prefix(prefix));
+  return list(std::move(request), revision);
+}
+
+std::vector<RawEvent> RawEtcd::list_at(const std::string& prefix, std::int64_t revision) {
+  raw::pb::RangeRequest request;
+  request.set_key(prefix);
+  request.set_range_end(end_of_prefix(prefix));
+  request.set_revision(revision);
+  return list(std::move(request), nullptr);
+}
+
+std::vector<RawEvent> RawEtcd::list(raw::pb::RangeRequest request, std::int64_t* revision) {
   raw::pb::RangeResponse response;
   persist([&](Node& at, auto& context) { return at.kv.Range(&context, request, &response); });
   if (revision != nullptr) *revision = response.header().revision();
@@ -299,6 +311,11 @@ std::vector<RawEvent> Oracle::take() {
 std::int64_t Oracle::seen() const {
   const std::lock_guard lock(mutex_);
   return next_ - 1;
+}
+
+std::int64_t Oracle::marked() const {
+  const std::lock_guard lock(mutex_);
+  return marked_;
 }
 
 std::vector<RawEvent> Oracle::finish(std::chrono::milliseconds deadline) {

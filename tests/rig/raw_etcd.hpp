@@ -61,6 +61,8 @@ class RawEtcd {
 
   /// Tried again until a member answers or 20 s are over, then it throws std::runtime_error. Linearizable.
   std::vector<RawEvent> list(const std::string& prefix, std::int64_t* revision = nullptr);
+  /// As of that revision.
+  std::vector<RawEvent> list_at(const std::string& prefix, std::int64_t revision);
   std::int64_t revision();
 
   bool compact(std::int64_t revision);
@@ -72,6 +74,7 @@ class RawEtcd {
   const grpc::Status& status() const noexcept { return status_; }
 
  private:
+  std::vector<RawEvent> list(raw::pb::RangeRequest request, std::int64_t* revision);
   struct Node;
   template <class Call>
   void send(Call call);
@@ -113,7 +116,10 @@ class Oracle {
   std::int64_t seen() const;
   /// All events up to now: writes a mark beside them and waits until it arrives; the mark is not among them.
   /// Throws std::runtime_error when it does not arrive, or when events were missed by the oracle itself.
+  /// May be called again.
   std::vector<RawEvent> finish(std::chrono::milliseconds deadline = std::chrono::seconds(30));
+  /// The revision of the last mark.
+  std::int64_t marked() const;
   /// The state that the events lead to, by key.
   static std::map<std::string, RawEvent> state(const std::vector<RawEvent>& before,
                                                const std::vector<RawEvent>& events);

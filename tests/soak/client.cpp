@@ -395,14 +395,16 @@ std::vector<std::pair<std::string, std::int64_t>> RangeRecorder::known() {
   return std::vector<std::pair<std::string, std::int64_t>>(known_.begin(), known_.end());
 }
 
-std::string RangeRecorder::compare(const Effects& truth, bool to_end) const {
+std::string RangeRecorder::compare(const Effects& truth, std::int64_t end) const {
   const std::lock_guard lock(mutex_);
-  for (std::size_t i = 0; i < sections_.size(); ++i) {
-    const auto& section = sections_[i];
+  std::size_t place = 0;
+  for (const auto& section : sections_) {
+    if (section.revision > end) break;
     if (truth.at(section.revision) != section.list)
       return "the list at " + std::to_string(section.revision) + " is not the state of that revision";
-    std::size_t place = truth.behind(section.revision);
+    place = truth.behind(section.revision);
     for (Seen seen : section.changes) {
+      if (seen.revision > end) break;
       if (place == truth.all().size())
         return "an event of " + std::to_string(seen.revision) + " never happened";
       const Seen& wanted = truth.all()[place++];
@@ -412,12 +414,12 @@ std::string RangeRecorder::compare(const Effects& truth, bool to_end) const {
                " stands where the truth has " + names_.text(wanted.key) + " at " +
                std::to_string(wanted.revision);
     }
-    const bool last = i + 1 == sections_.size();
-    if (last && to_end && place != truth.all().size())
-      return "ends before " + names_.text(truth.all()[place].key) + " at " +
-             std::to_string(truth.all()[place].revision);
   }
-  return sections_.empty() && to_end ? "was never told anything" : "";
+  if (sections_.empty()) return "was never told anything";
+  if (place != truth.all().size())
+    return "ends before " + names_.text(truth.all()[place].key) + " at " +
+           std::to_string(truth.all()[place].revision);
+  return "";
 }
 
 std::size_t RangeRecorder::lists() const {

@@ -160,7 +160,8 @@ class RangeRecorder : public registry::detail::RangeSink {
   std::vector<std::pair<std::string, std::int64_t>> known() override;
 
   /// Each list against the state of its revision, and what follows it line by line. Empty: all is well.
-  std::string compare(const Effects& truth, bool to_end) const;
+  /// `end`: the revision where the truth ends, which must have been reached.
+  std::string compare(const Effects& truth, std::int64_t end) const;
   std::size_t lists() const;
   std::size_t changes() const;
 

@@ -84,6 +84,10 @@ void History::add(const std::vector<rig::RawEvent>& events) {
   }
 }
 
+void History::end_at(std::int64_t revision) {
+  std::erase_if(all_, [revision](const Happened& what) { return what.seen.revision > revision; });
+}
+
 Effects History::effects(const std::string& service, const std::string& version) const {
   Effects effects;
   std::map<KeyId, std::uint64_t> given;  // what a watcher behind the filter has

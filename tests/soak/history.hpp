@@ -82,6 +82,8 @@ class History {
  public:
   explicit History(KeyNames& names) : names_(names) {}
   void add(const std::vector<rig::RawEvent>& events);
+  /// Forgets what came later.
+  void end_at(std::int64_t revision);
   /// Of one service, or of all; of one version, or of all.
   Effects effects(const std::string& service, const std::string& version = {}) const;
   const std::vector<Happened>& all() const { return all_; }

@@ -209,7 +209,7 @@ class Soak {
     rig::RawEtcd etcd(cluster_->endpoints());
     etcd.login("root", "root");
     Final store;
-    store.keys = etcd.list("/genesis/services/");
+    store.keys = etcd.list("/genesis/services/", &store.revision);
     store.leases = etcd.leases();
     return store;
   }
@@ -233,23 +233,33 @@ class Soak {
     rig::eventually(
         [&] {
           store = read();
-          const std::lock_guard lock(looking_);
-          return (wrong = disagreements(pointers_, store)).empty();
+          {
+            const std::lock_guard lock(looking_);
+            wrong = disagreements(pointers_, store);
+          }
+          if (!wrong.empty()) return false;
+          // The truth ends at a mark that nothing came before: who agreed has seen all of it.
+          oracle_->finish();
+          if (oracle_->marked() != store.revision + 1) wrong.push_back("the store still changes");
+          return wrong.empty();
         },
         30s, "everything agrees with the store");
     const auto took = std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - from).count();
     verdict_.none("30 s after the last fault everything agrees with the store", wrong,
                   std::to_string(store.keys.size()) + " keys");
     verdict_.add("  time that it took", "30 s at most", std::to_string(took) + " ms", wrong.empty());
-    oracle_->finish();
     looked_ = true;
     looker_.join();
     history_.add(oracle_->take());
-    const auto oracle = judge_oracle(history_, read(), stage_.names);
+    rig::RawEtcd etcd(cluster_->endpoints());
+    etcd.login("root", "root");
+    const std::int64_t end = store.revision;
+    history_.end_at(end);
+    const auto oracle = judge_oracle(history_, etcd.list_at("/genesis/services/", end), stage_.names);
     verdict_.add("the oracle's own events lead to what is there", "yes", oracle.empty() ? "yes" : oracle,
                  oracle.empty());
     verdict_.none("during the run", journal_.violations());
-    judge_logs(verdict_, pointers_, history_, stage_.names, journal_);
+    judge_logs(verdict_, pointers_, history_, end, stage_.names, journal_);
     judge_registrations(verdict_, pointers_, history_, faults_->interference(), stage_.names, journal_);
   }
 

@@ -51,10 +51,11 @@ void Verdict::print() const {
 namespace {
 
 /// By service and id.
-std::map<std::pair<std::string, std::string>, const rig::RawEvent*> by_name(const Final& store) {
+std::map<std::pair<std::string, std::string>, const rig::RawEvent*> by_name(
+    const std::vector<rig::RawEvent>& keys) {
   static const registry::KeyLayout layout("/genesis/services", "");
   std::map<std::pair<std::string, std::string>, const rig::RawEvent*> all;
-  for (const auto& each : store.keys) {
+  for (const auto& each : keys) {
     if (const auto key = layout.parse(each.key))
       all[{std::string(key->service), std::string(key->id)}] = &each;
   }
@@ -70,7 +71,7 @@ std::string where(const Client& client, const std::string& what, const std::stri
 
 std::vector<std::string> disagreements(const std::vector<Client*>& clients, const Final& store) {
   std::vector<std::string> wrong;
-  const auto names = by_name(store);
+  const auto names = by_name(store.keys);
   // What a watcher of a service, or of one version of it, should have.
   const auto wanted = [&](const std::string& service, const std::string& version) {
     std::map<std::string, std::string> all;
@@ -141,8 +142,19 @@ std::vector<std::string> disagreements(const std::vector<Client*>& clients, cons
   return wrong;
 }
 
+namespace {
+
+std::vector<Seen> up_to(std::int64_t revision, const Recording& recording) {
+  const std::lock_guard lock(recording.mutex);
+  const auto& log = recording.log;
+  const auto later = [revision](const Seen& seen) { return seen.revision > revision; };
+  return std::vector<Seen>(log.begin(), std::find_if(log.begin(), log.end(), later));
+}
+
+}  // namespace
+
 void judge_logs(Verdict& verdict, const std::vector<Client*>& clients, const History& history,
-                const KeyNames& names, Journal& journal) {
+                std::int64_t end, const KeyNames& names, Journal& journal) {
   std::map<std::pair<std::string, std::string>, Effects> truths;
   const auto truth_of = [&](const std::string& service, const std::string& version) -> const Effects& {
     const auto [at, is_new] = truths.try_emplace({service, version});
@@ -157,7 +169,7 @@ void judge_logs(Verdict& verdict, const std::vector<Client*>& clients, const His
   for (const auto* client : clients) {
     for (const auto& each : client->recordings()) {
       const auto& truth = truth_of(each->service, each->version);
-      const auto compared = compare(each->log, truth, each->whole, queue, names);
+      const auto compared = compare(up_to(end, *each), truth, each->whole, queue, names);
       ++logs;
       events += each->log.size();
       unseen += compared.unseen;
@@ -186,6 +198,7 @@ void judge_logs(Verdict& verdict, const std::vector<Client*>& clients, const His
       for (const auto& each : *views) {
         const auto& truth = truth_of(each.service, each.version);
         for (const auto& [revision, sum] : each.lists) {
+          if (revision > end) break;
           ++looks;
           if (sum_of(truth.at(revision)) != sum)
             lists.push_back(where(*client, "view", each.service, each.version) + " at " +
@@ -194,7 +207,7 @@ void judge_logs(Verdict& verdict, const std::vector<Client*>& clients, const His
       }
     }
     range_lists += client->range().lists();
-    if (const auto text = client->range().compare(truth_of({}, {}), true); !text.empty())
+    if (const auto text = client->range().compare(truth_of({}, {}), end); !text.empty())
       ranges.push_back(client->name() + ": " + text);
   }
   verdict.none("watches: ordered, each once, no gap that is not marked", watches,
@@ -307,21 +320,21 @@ void judge_registrations(Verdict& verdict, const std::vector<Client*>& clients, 
               "any", std::to_string(deposed), true);
 }
 
-std::string judge_oracle(const History& history, const Final& store, KeyNames& names) {
-  State state, there;
+std::string judge_oracle(const History& history, const std::vector<rig::RawEvent>& there, KeyNames& names) {
+  State state, wanted;
   for (const auto& what : history.all()) {
     if (what.seen.deleted)
       state.erase(what.seen.key);
     else
       state[what.seen.key] = {what.seen.revision, what.seen.content};
   }
-  for (const auto& [name, key] : by_name(store)) {
+  for (const auto& [name, key] : by_name(there)) {
     const auto decoded = registry::decode(key->value, name.first, name.second);
-    there[names.id(name.first, name.second)] = {key->mod_revision, content_of(decoded.instance)};
+    wanted[names.id(name.first, name.second)] = {key->mod_revision, content_of(decoded.instance)};
   }
-  return state == there
-             ? ""
-             : std::to_string(state.size()) + " keys, not the " + std::to_string(there.size()) + " there are";
+  return state == wanted ? ""
+                         : std::to_string(state.size()) + " keys, not the " + std::to_string(wanted.size()) +
+                               " there are";
 }
 
 }  // namespace soak

@@ -31,6 +31,7 @@ class Verdict {
 
 /// What is in the store in the end.
 struct Final {
+  std::int64_t revision = 0;
   std::vector<rig::RawEvent> keys;
   std::vector<std::int64_t> leases;
 };
@@ -39,12 +40,14 @@ struct Final {
 std::vector<std::string> disagreements(const std::vector<Client*>& clients, const Final& store);
 
 /// Everything that clients saw on the way against the oracle.
+/// Up to revision `end`, where the history ends: what comes later has no oracle.
 void judge_logs(Verdict& verdict, const std::vector<Client*>& clients, const History& history,
-                const KeyNames& names, Journal& journal);
+                std::int64_t end, const KeyNames& names, Journal& journal);
 void judge_registrations(Verdict& verdict, const std::vector<Client*>& clients, const History& history,
                          const std::vector<Interference>& interference, const KeyNames& names,
                          Journal& journal);
 /// The oracle itself: its events lead to what is there.
-std::string judge_oracle(const History& history, const Final& store, KeyNames& names);
+/// `there`: the keys at the revision where the history ends.
+std::string judge_oracle(const History& history, const std::vector<rig::RawEvent>& there, KeyNames& names);
 
 }  // namespace soak
