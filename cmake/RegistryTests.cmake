@@ -30,8 +30,7 @@ function(registry_add_tests folder)
 
   set(tests_file "${CMAKE_CURRENT_BINARY_DIR}/${target}_tests.cmake")
   add_custom_command(TARGET ${target} POST_BUILD
-    COMMAND ${CMAKE_COMMAND} -D BINARY=$<TARGET_FILE:${target}> -D FOLDER=${folder}
-      -D SUPPRESSIONS=${PROJECT_SOURCE_DIR}/cmake/tsan.supp -D OUT=${tests_file}
+    COMMAND ${CMAKE_COMMAND} -D BINARY=$<TARGET_FILE:${target}> -D FOLDER=${folder} -D OUT=${tests_file}
       -P ${PROJECT_SOURCE_DIR}/cmake/discover_tests.cmake
     BYPRODUCTS "${tests_file}"
     VERBATIM)

@@ -1,10 +1,7 @@
 # Run after a test binary is linked: writes a ctest file with one entry for each of its test cases. Unlike doctest's own
 # discovery it copes with semicolons in names, and a name whose own filter finds nothing fails instead of passing.
-# Arguments: BINARY, FOLDER (the prefix and label of its tests), SUPPRESSIONS (of the thread sanitizer), OUT.
-set(sanitizers "ASAN_OPTIONS=halt_on_error=1:detect_leaks=1:detect_stack_use_after_return=1")
-string(APPEND sanitizers ";LSAN_OPTIONS=print_suppressions=0:suppressions=${CMAKE_CURRENT_LIST_DIR}/lsan.supp")
-string(APPEND sanitizers ";UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1")
-string(APPEND sanitizers ";TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1:suppressions=${SUPPRESSIONS}")
+# Arguments: BINARY, FOLDER (the prefix and label of its tests), OUT.
+include("${CMAKE_CURRENT_LIST_DIR}/SanitizerEnvironment.cmake")
 
 execute_process(COMMAND "${BINARY}" --list-test-cases --no-colors OUTPUT_VARIABLE output COMMAND_ERROR_IS_FATAL ANY)
 string(REPLACE ";" "\\;" output "${output}")
@@ -29,6 +26,6 @@ foreach(name IN LISTS lines)
   string(APPEND script
     "add_test([==[${FOLDER}: ${name}]==] [==[${BINARY}]==] [==[--test-case=${filter}]==])\n"
     "set_tests_properties([==[${FOLDER}: ${name}]==] PROPERTIES TIMEOUT 300 LABELS ${FOLDER} PROCESSORS ${processors}\n"
-    "  FAIL_REGULAR_EXPRESSION [==[test cases: +0 ]==] ENVIRONMENT [==[${sanitizers}]==])\n")
+    "  FAIL_REGULAR_EXPRESSION [==[test cases: +0 ]==] ENVIRONMENT [==[${sanitizer_environment}]==])\n")
 endforeach()
 file(WRITE "${OUT}" "${script}")

@@ -23,6 +23,7 @@
 
 #include "rig/net.hpp"
 #include "rig/raw_etcd.hpp"
+#include "rig/seed.hpp"
 #include "rig/world.hpp"
 
 using namespace registry;
@@ -35,13 +36,6 @@ using Clock = std::chrono::steady_clock;
 
 /// How much later than the property demands something may be seen on a machine with other work.
 constexpr auto load = 2s;
-
-std::uint64_t seed_of(const char* test) {
-  const char* given = std::getenv("REGISTRY_TEST_SEED");
-  const std::uint64_t seed = given ? std::strtoull(given, nullptr, 10) : std::random_device()();
-  std::cerr << test << ": seed " << seed << std::endl;
-  return seed;
-}
 
 /// How a call ended, and how long it took.
 struct Ended {
@@ -248,7 +242,7 @@ class PairSink final : public registry::detail::RangeSink {
 TEST_CASE(
     "R1: the connection drops during a put or a transaction: applied at most once, and never said to have "
     "failed if it was") {
-  const auto seed = seed_of("R1");
+  const auto seed = test_seed("R1");
   CAPTURE(seed);
   std::mt19937_64 random(seed);
   Etcd etcd;
@@ -558,7 +552,7 @@ TEST_CASE("R7: compaction between two pages: get_service and subscribe begin ane
 TEST_CASE(
     "R7: lists beside a writer that compacts: each shows one revision, and what follows it leads to the "
     "truth") {
-  const auto seed = seed_of("R7");
+  const auto seed = test_seed("R7");
   CAPTURE(seed);
   std::mt19937_64 random(seed);
   Etcd etcd;

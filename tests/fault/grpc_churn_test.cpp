@@ -29,6 +29,7 @@
 #include "registry/async/sleep.hpp"
 #include "rig/grpc_world.hpp"
 #include "rig/process.hpp"
+#include "rig/seed.hpp"
 
 using namespace registry;
 using namespace rig;
@@ -51,13 +52,6 @@ constexpr auto drain_delay = 1s;
 
 std::int64_t milliseconds_of(Clock::duration time) {
   return std::chrono::duration_cast<std::chrono::milliseconds>(time).count();
-}
-
-std::uint64_t test_seed(const char* test) {
-  const char* given = std::getenv("REGISTRY_TEST_SEED");
-  const std::uint64_t seed = given ? std::strtoull(given, nullptr, 10) : std::random_device()();
-  std::fprintf(stderr, "%s: REGISTRY_TEST_SEED=%llu\n", test, static_cast<unsigned long long>(seed));
-  return seed;
 }
 
 /// 200,000, with a sanitizer 40,000, or REGISTRY_TEST_CALLS.

@@ -25,6 +25,7 @@
 
 #include "rig/quiet_thread.hpp"
 #include "rig/raw_etcd.hpp"
+#include "rig/seed.hpp"
 #include "rig/world.hpp"
 
 using namespace registry;
@@ -40,13 +41,6 @@ const std::string prefix = "/genesis/services/";
 
 /// How much later than the property demands something may be seen on a machine with other work.
 constexpr auto load = 2s;
-
-std::uint64_t seed_of(const char* test) {
-  const char* given = std::getenv("REGISTRY_TEST_SEED");
-  const std::uint64_t seed = given ? std::strtoull(given, nullptr, 10) : std::random_device()();
-  std::cerr << test << ": seed " << seed << std::endl;
-  return seed;
-}
 
 /// A Registry on a way of its own to a server that others use, too.
 struct Client {
@@ -230,7 +224,7 @@ TEST_CASE(
       {"answers lost", {2s, 3s}, 0ms, [](Gate& gate) { gate.swallow(Way::down); }},
       {"late answers", {4s}, 1000ms, [](Gate& gate) { gate.swallow(); }},
   };
-  const auto seed = seed_of("L2");
+  const auto seed = test_seed("L2");
   CAPTURE(seed);
   std::mt19937_64 random(seed);
   Etcd etcd;
@@ -518,7 +512,7 @@ int cut_off_rounds(const Etcd& etcd, asio::thread_pool& pool, const std::string&
 TEST_CASE(
     "L9: the answers to a registration are cut off: one key of ours, no conflict with ourselves, no lease "
     "left") {
-  const auto seed = seed_of("L9");
+  const auto seed = test_seed("L9");
   CAPTURE(seed);
   Etcd etcd;
   asio::thread_pool pool(2);
@@ -558,7 +552,7 @@ TEST_CASE(
 TEST_CASE(
     "L11: 4000 instances through 20 connection drops: all live, and the server is asked no more than "
     "needed") {
-  const auto seed = seed_of("L11");
+  const auto seed = test_seed("L11");
   CAPTURE(seed);
   std::mt19937_64 random(seed);
   // Four full leases. (10,000 instances register in 2 s here, but in 20 s beside much other work.)

@@ -25,6 +25,7 @@
 #include <vector>
 
 #include "rig/raw_etcd.hpp"
+#include "rig/seed.hpp"
 #include "rig/world.hpp"
 
 using namespace registry;
@@ -46,13 +47,6 @@ constexpr auto slack = 2s;
 
 std::chrono::milliseconds since(Clock::time_point begin) {
   return std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - begin);
-}
-
-std::uint64_t test_seed(const char* test) {
-  const char* given = std::getenv("REGISTRY_TEST_SEED");
-  const std::uint64_t seed = given ? std::strtoull(given, nullptr, 10) : std::random_device()();
-  std::fprintf(stderr, "%s: REGISTRY_TEST_SEED=%llu\n", test, static_cast<unsigned long long>(seed));
-  return seed;
 }
 
 EtcdOptions with_user() {

@@ -21,6 +21,7 @@
 
 #include "rig/quiet_thread.hpp"
 #include "rig/raw_etcd.hpp"
+#include "rig/seed.hpp"
 #include "rig/world.hpp"
 
 using namespace registry;
@@ -45,13 +46,6 @@ std::string value(const std::string& id, const std::string& version, std::size_t
 }
 
 KeyRange range_of(const std::string& begin) { return KeyRange(begin, end_of_prefix(begin)); }
-
-std::uint64_t test_seed(const char* test) {
-  const char* given = std::getenv("REGISTRY_TEST_SEED");
-  const std::uint64_t seed = given ? std::strtoull(given, nullptr, 10) : std::random_device()();
-  std::fprintf(stderr, "%s: REGISTRY_TEST_SEED=%llu\n", test, static_cast<unsigned long long>(seed));
-  return seed;
-}
 
 struct Counters : Metrics {
   void add(const registry::Metric& metric, std::string_view, double amount) noexcept override {

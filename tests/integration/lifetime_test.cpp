@@ -16,6 +16,7 @@
 #include <thread>
 #include <vector>
 
+#include "rig/seed.hpp"
 #include "rig/world.hpp"
 
 using namespace registry;
@@ -94,9 +95,7 @@ void every_order(const std::string& endpoint, int stride) {
 }
 
 void from_another_thread(const std::string& endpoint, int rounds) {
-  const auto seed = std::random_device()();
-  MESSAGE("seed " << seed);
-  std::mt19937 random(seed);
+  std::mt19937_64 random(rig::test_seed("lifetime"));
   for (int round = 0; round < rounds; ++round) {
     Parts parts(endpoint);
     std::vector<std::thread> crew;

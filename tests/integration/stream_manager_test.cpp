@@ -20,6 +20,7 @@
 #include "chat_server.hpp"
 #include "registry/rpc/bidi_stream.hpp"
 #include "registry/rpc/stream_manager.hpp"
+#include "rig/seed.hpp"
 #include "rig/world.hpp"
 
 using namespace registry;
@@ -66,11 +67,6 @@ asio::awaitable<std::string> ask(std::shared_ptr<Chat> chat) {
   if (!co_await chat->write(hello("who"))) co_return "(ended)";
   const auto reply = co_await chat->read();
   co_return reply ? reply->served_by() : "(ended)";
-}
-
-unsigned test_seed() {
-  const char* given = std::getenv("REGISTRY_TEST_SEED");
-  return given != nullptr ? static_cast<unsigned>(std::strtoul(given, nullptr, 10)) : std::random_device()();
 }
 
 ServiceInstance chat_instance(const std::string& id, const std::string& endpoint) {
@@ -345,9 +341,7 @@ TEST_CASE("stream manager: destroyed in every order, with everything in flight")
 TEST_CASE(
     "stream manager: the map is the set of live instances after any sequence of join, leave, fail, "
     "re-address") {
-  const unsigned seed = test_seed();
-  CAPTURE(seed);
-  std::mt19937 random(seed);
+  std::mt19937_64 random(test_seed("stream manager"));
   const auto below = [&random](int n) { return static_cast<int>(random() % static_cast<unsigned>(n)); };
 
   // What an instance is in truth: its server (null: crashed), and what the store says.
@@ -416,7 +410,7 @@ TEST_CASE(
       return true;
     };
     const bool right = eventually(equal, "the map equals the live instances");
-    if (!right) std::fprintf(stderr, "REGISTRY_TEST_SEED=%u after%s\n", seed, history.c_str());
+    if (!right) std::fprintf(stderr, "after%s\n", history.c_str());
     REQUIRE(right);
     CHECK(equal());
   }

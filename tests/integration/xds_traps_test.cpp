@@ -43,6 +43,7 @@
 #include "rig/net.hpp"
 #include "rig/process.hpp"
 #include "rig/run.hpp"
+#include "rig/seed.hpp"
 #include "rig/temp_dir.hpp"
 #include "rig/world.hpp"
 
@@ -1104,10 +1105,7 @@ TEST_CASE("resolver: a fork from before there was a Resolver has its own, beside
 }
 
 TEST_CASE("resolver: context, store, Registry, Resolver and channel in statics, destroyed in any order") {
-  const char* given = std::getenv("REGISTRY_TEST_SEED");
-  const std::uint64_t seed = given ? std::strtoull(given, nullptr, 10) : std::random_device()();
-  CAPTURE(seed);
-  std::mt19937_64 random(seed);
+  std::mt19937_64 random(test_seed("statics"));
   Greeter server("user-1");
   const TempDir folder;
   std::vector<std::string> orders = {"43210", "01234l", "34210", "20143l", "30124", "03142"};
@@ -1119,8 +1117,6 @@ TEST_CASE("resolver: context, store, Registry, Resolver and channel in statics, 
   for (const std::string& order : orders) {
     CAPTURE(order);
     const Output output = child("statics", order, folder, {"REGISTRY_TEST_XDS_GREETER=" + server.endpoint()});
-    if (!output.ok())
-      std::fprintf(stderr, "order %s, REGISTRY_TEST_SEED=%s\n", order.c_str(), std::to_string(seed).c_str());
     check_ended_well(output);
     CHECK(is_empty(folder));
   }

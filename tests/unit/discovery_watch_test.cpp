@@ -17,6 +17,7 @@
 #include "registry/model/encode.hpp"
 #include "registry/store/memory_store.hpp"
 #include "rig/run.hpp"
+#include "rig/seed.hpp"
 
 using namespace registry;
 using namespace registry::detail;
@@ -230,10 +231,7 @@ TEST_CASE("watch: another store behind the same name is told as a difference") {
 }
 
 TEST_CASE("watch: whatever happens to the store, a consumer ends where it is") {
-  const unsigned seed = std::random_device{}();
-  MESSAGE("seed " << seed);
-  INFO("seed " << seed);
-  std::mt19937 random(seed);
+  std::mt19937_64 random(rig::test_seed("watch"));
   for (int round = 0; round < 20; ++round) {
     asio::io_context io;
     Local world(io);
@@ -561,10 +559,7 @@ TEST_CASE("a directory that is dropped without a word ends what it follows") {
 }
 
 TEST_CASE("destruction in any order leaves nothing behind and breaks nothing") {
-  const unsigned seed = std::random_device{}();
-  MESSAGE("seed " << seed);
-  INFO("seed " << seed);
-  std::mt19937 random(seed);
+  std::mt19937_64 random(rig::test_seed("destruction"));
   for (int round = 0; round < 60; ++round) {
     auto io = std::make_unique<asio::io_context>();
     auto world = std::make_unique<Local>(*io);

@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "registry/store/memory_store.hpp"
+#include "rig/seed.hpp"
 #include "rig/store_conformance.hpp"
 
 using namespace registry;
@@ -135,10 +136,7 @@ TEST_CASE("memory store: a long way behind, revisions come folded in few batches
 }
 
 TEST_CASE("memory store: lists of the past agree with what was there, page by page") {
-  const unsigned seed = std::random_device()();
-  std::printf("memory store, lists of the past: seed %u\n", seed);
-  CAPTURE(seed);
-  std::mt19937 random(seed);
+  std::mt19937_64 random(rig::test_seed("memory store"));
   detail::MemoryTable table(2s, 1000, Limits(127, 1 << 20));
   std::map<std::int64_t, std::map<std::string, KeyValue>> truth;
   std::map<std::string, KeyValue> state;

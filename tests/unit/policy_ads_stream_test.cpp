@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "registry/policy/ads_stream.hpp"
+#include "rig/seed.hpp"
 
 using namespace registry;
 
@@ -442,10 +443,7 @@ TEST_CASE("ads: too many names are refused in words, and change nothing") {
 
 TEST_CASE(
     "ads: the client ends up with the newest of all it follows, whatever crosses what, 300 random runs") {
-  std::uint64_t seed = std::random_device{}();
-  if (const char* given = std::getenv("REGISTRY_TEST_SEED")) seed = std::strtoull(given, nullptr, 10);
-  INFO("seed ", seed);
-  std::mt19937_64 random(seed);
+  std::mt19937_64 random(rig::test_seed("ads"));
   const auto pick = [&random](std::size_t n) { return static_cast<std::size_t>(random() % n); };
   const Names all = {"a", "b", "c", "d"};
 
@@ -555,7 +553,7 @@ TEST_CASE(
       for (const std::string& name : wanted[type]) {
         CAPTURE(name);
         const bool right = copy[type].contains(name) && copy[type][name] == content[type][name];
-        if (!right) std::cerr << "seed " << seed << " run " << run << "\n";
+        if (!right) std::cerr << "run " << run << "\n";
         REQUIRE(right);
       }
     }

@@ -16,6 +16,7 @@
 #include "registry/policy/load.hpp"
 #include "registry/policy/maglev.hpp"
 #include "registry/policy/stride.hpp"
+#include "rig/seed.hpp"
 
 using namespace registry;
 using namespace registry::detail;
@@ -103,10 +104,7 @@ TEST_CASE("stride: equal weights take strict turns") {
 }
 
 TEST_CASE("stride: shares are exact to a turn for each slot, whatever the weights are") {
-  const unsigned seed = std::random_device{}();
-  MESSAGE("seed " << seed);
-  INFO("seed " << seed);
-  std::mt19937 random(seed);
+  std::mt19937_64 random(rig::test_seed("stride"));
   for (int round = 0; round < 200; ++round) {
     const std::size_t count = 1 + random() % 60;
     const std::uint32_t most = round % 3 == 0 ? 3 : round % 3 == 1 ? 100 : ServiceInstance::max_weight;
@@ -150,10 +148,7 @@ TEST_CASE("stride: two steps a turn on average, also with one heavy item among m
 TEST_CASE(
     "stride: interleaved: who weighs less than a quarter comes twice in a row less often than by chance, and "
     "never four times") {
-  const unsigned seed = std::random_device{}();
-  MESSAGE("seed " << seed);
-  INFO("seed " << seed);
-  std::mt19937 random(seed);
+  std::mt19937_64 random(rig::test_seed("interleaving"));
   for (int round = 0; round < 200; ++round) {
     const std::size_t count = 4 + random() % 30;
     std::vector<std::uint32_t> weights;

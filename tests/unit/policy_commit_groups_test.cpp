@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "registry/policy/commit_groups.hpp"
+#include "rig/seed.hpp"
 
 using namespace registry;
 using detail::CommitGroups;
@@ -118,9 +119,7 @@ TEST_CASE("commit groups: what says nothing about one write fails all of them") 
 }
 
 TEST_CASE("commit groups: random: in order for each key, nothing twice, nothing forgotten") {
-  const unsigned seed = std::random_device()();
-  CAPTURE(seed);
-  std::mt19937 random(seed);
+  std::mt19937_64 random(rig::test_seed("commit groups"));
   CommitGroups groups(Limits(5, 2000));
   std::vector<CommitGroups::Group> under_way;
   std::map<std::string, CommitGroups::Ticket> newest;
@@ -161,5 +160,4 @@ TEST_CASE("commit groups: random: in order for each key, nothing twice, nothing 
     }
   }
   CHECK(ended == 5000);
-  MESSAGE("seed " << seed);
 }

@@ -17,6 +17,7 @@
 #include "registry/model/endpoint.hpp"
 #include "registry/policy/publication.hpp"
 #include "registry/policy/traffic_split.hpp"
+#include "rig/seed.hpp"
 
 using namespace registry;
 
@@ -121,14 +122,6 @@ void check_valid(const EndpointAssignment& assignment) {
     REQUIRE(sum <= 0xFFFF'FFFFu);
   }
 }
-
-struct Seed {
-  std::uint64_t value = std::random_device{}();
-  Seed() {
-    if (const char* given = std::getenv("REGISTRY_TEST_SEED")) value = std::strtoull(given, nullptr, 10);
-    std::cerr << "seed " << value << "\n";
-  }
-};
 
 }  // namespace
 
@@ -354,9 +347,7 @@ TEST_CASE(
 }
 
 TEST_CASE("subset: one instance comes or goes: at most one other is exchanged for it") {
-  const Seed seed;
-  INFO("seed ", seed.value);
-  std::mt19937_64 random(seed.value);
+  std::mt19937_64 random(rig::test_seed("publication"));
   Instances all = many(400);
   PublicationRule rule = rule_of(Balancing::RoundRobin, "client-" + std::to_string(random()));
   rule.max_endpoints = 100;
@@ -381,13 +372,12 @@ TEST_CASE("subset: one instance comes or goes: at most one other is exchanged fo
 }
 
 TEST_CASE("subset: clients spread over all instances as evenly as chance allows") {
-  const Seed seed;
-  INFO("seed ", seed.value);
+  const std::uint64_t seed = rig::test_seed("publication");
   const Instances all = many(200);
   std::map<std::string, int> clients_of;
   for (int client = 0; client < 1000; ++client) {
     PublicationRule rule =
-        rule_of(Balancing::RoundRobin, "host-" + std::to_string(seed.value) + "/" + std::to_string(client));
+        rule_of(Balancing::RoundRobin, "host-" + std::to_string(seed) + "/" + std::to_string(client));
     rule.max_endpoints = 50;
     for (const std::string& ip : ips(assign(all, rule))) ++clients_of[ip];
   }
@@ -404,9 +394,7 @@ TEST_CASE("subset: clients spread over all instances as evenly as chance allows"
 TEST_CASE(
     "publication: random services: nothing that gRPC refuses, nobody forgotten, shares by weight, 300 "
     "rounds") {
-  const Seed seed;
-  INFO("seed ", seed.value);
-  std::mt19937_64 random(seed.value);
+  std::mt19937_64 random(rig::test_seed("publication"));
   const auto pick = [&random](std::size_t n) { return static_cast<std::size_t>(random() % n); };
   const std::vector<std::string> regions = {"", "eu", "us"}, zones = {"", "eu-1", "eu-2", "us-1"},
                                  status = {"", "up", "disabled", "draining"},

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "registry/policy/push_pacer.hpp"
+#include "rig/seed.hpp"
 
 using namespace registry;
 using namespace std::chrono_literals;
@@ -53,10 +54,7 @@ TEST_CASE("push pacer: at once again after a quiet time") {
 }
 
 TEST_CASE("push pacer: never more than the rate in a second, and every change is pushed, at odd rates, too") {
-  std::uint64_t seed = std::random_device{}();
-  if (const char* given = std::getenv("REGISTRY_TEST_SEED")) seed = std::strtoull(given, nullptr, 10);
-  INFO("seed ", seed);
-  std::mt19937_64 random(seed);
+  std::mt19937_64 random(rig::test_seed("push pacer"));
   for (const unsigned rate : {0u, 1u, 3u, 7u, 20u, 1'000'000'000u}) {
     PushPacer pacer(rate);
     std::vector<PushPacer::TimePoint> pushes;
@@ -77,7 +75,7 @@ TEST_CASE("push pacer: never more than the rate in a second, and every change is
     CHECK(pushes.back() >= last_change);
     const std::size_t most = std::max(rate, 1u);
     for (std::size_t i = most; i < pushes.size(); ++i) {
-      if (pushes[i] - pushes[i - most] < 1s) std::cerr << "seed " << seed << " rate " << rate << "\n";
+      if (pushes[i] - pushes[i - most] < 1s) std::cerr << "rate " << rate << "\n";
       REQUIRE(pushes[i] - pushes[i - most] >= 1s);
     }
   }

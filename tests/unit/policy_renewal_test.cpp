@@ -7,6 +7,7 @@
 #include <string>
 
 #include "registry/policy/renewal.hpp"
+#include "rig/seed.hpp"
 
 using registry::LeaseRenewal;
 using registry::RenewalAction;
@@ -183,10 +184,7 @@ TEST_CASE("renewal: the longest TTL of etcd does not overflow") {
 }
 
 TEST_CASE("renewal: random lives never claim a lease past the store's deadline, and always move on") {
-  const auto seed = std::random_device{}();
-  INFO("seed ", seed);
-  MESSAGE("seed ", seed);
-  std::mt19937_64 random(seed);
+  std::mt19937_64 random(rig::test_seed("renewal"));
   std::uniform_real_distribution<double> draw(0.0, 1.0);
   for (int round = 0; round < 300; ++round) {
     const auto ttl = seconds(1 + static_cast<int>(draw(random) * 60));

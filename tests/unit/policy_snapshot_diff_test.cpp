@@ -11,6 +11,7 @@
 
 #include "registry/model/kv.hpp"
 #include "registry/policy/snapshot_diff.hpp"
+#include "rig/seed.hpp"
 
 using registry::KnownKey;
 using registry::snapshot_diff;
@@ -57,10 +58,7 @@ TEST_CASE("diff: takes a page of key-values as it is") {
 }
 
 TEST_CASE("diff: applied to what was known it gives the list, 1000 random rounds") {
-  const auto seed = std::random_device{}();
-  INFO("seed ", seed);
-  MESSAGE("seed ", seed);
-  std::mt19937_64 random(seed);
+  std::mt19937_64 random(rig::test_seed("diff"));
   const auto pick = [&random](std::size_t n) { return static_cast<std::size_t>(random() % n); };
 
   using Store = std::map<std::string, std::pair<std::int64_t, std::string>>;  // key -> revision, value

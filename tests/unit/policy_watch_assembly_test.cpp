@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "registry/policy/watch_assembly.hpp"
+#include "rig/seed.hpp"
 
 using namespace registry;
 
@@ -81,9 +82,7 @@ TEST_CASE("watch assembly: progress moves the bookmark up and never down") {
 }
 
 TEST_CASE("watch assembly: random repetitions, splits and steps back deliver every revision once, in order") {
-  const auto seed = std::random_device()();
-  MESSAGE("seed " << seed);
-  std::mt19937 random(seed);
+  std::mt19937_64 random(rig::test_seed("watch assembly"));
   for (int round = 0; round < 200; ++round) {
     WatchAssembly watch(1);
     Revisions delivered;

@@ -23,6 +23,7 @@
 #include "registry/store/memory_store.hpp"
 #include "rig/eventually.hpp"
 #include "rig/run.hpp"
+#include "rig/seed.hpp"
 
 using namespace registry;
 using namespace std::chrono_literals;
@@ -169,10 +170,7 @@ std::set<std::string> ids_of(const ServiceSnapshot& snapshot) {
 TEST_CASE(
     "threads: two Registries register, update, deregister, watch and read on a pool while the store breaks, "
     "compacts, loses keys and leases") {
-  const char* given = std::getenv("REGISTRY_TEST_SEED");
-  const auto seed =
-      given ? static_cast<std::uint32_t>(std::strtoul(given, nullptr, 10)) : std::random_device()();
-  std::cerr << "threads: seed " << seed << '\n';
+  const auto seed = static_cast<std::uint32_t>(rig::test_seed("threads"));
   asio::thread_pool pool(4);
   MemoryStore store(pool.get_executor());
   Registry first(store, quick()), second(store, quick());
