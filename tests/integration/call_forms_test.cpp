@@ -40,6 +40,8 @@ asio::awaitable<void> registry_forms(Registry& reg) {
   co_await reg.update_instance(made(2));
   ServiceInstance updated = made(3);
   co_await reg.update_instance(std::move(updated));
+  co_await reg.update_instance(lvalue, ttl());
+  co_await reg.update_instance(made(2), std::chrono::seconds(40));
 
   const std::string service = name();
   std::string movable = name();

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "rig/raw_etcd.hpp"
 #include "rig/world.hpp"
 
 using namespace registry;
@@ -196,6 +197,77 @@ TEST_CASE("registry: an update keeps the lease") {
     CHECK(stored[0].value == encode(instance("user-service", "user-1", "v2")));
     on.run(reg.close());
   });
+}
+
+TEST_CASE("registry: another TTL moves the key to another lease by one write, without a delete") {
+  if (skip_without_etcd()) return;
+  Backing on(true);
+  Registry reg(*on.store, quick_config());
+  RegistrationLog log(on.pool, reg.registration_events());
+  RawEtcd raw({on.etcd->endpoint()});
+  const auto first = on.run(reg.register_instance(instance("user-service", "user-1"), 30s));
+  on.run(reg.register_instance(instance("user-service", "user-2"), 30s));
+  CHECK(raw.leases() == std::vector<std::int64_t>{first.lease});
+  Oracle oracle({on.etcd->endpoint()}, "/genesis/services/");
+  const auto lease_of = [&](const std::string& id) {
+    for (const auto& kv : on.stored()) {
+      if (kv.key == key_of("user-service", id)) return kv.lease;
+    }
+    return std::int64_t{0};
+  };
+
+  on.run(reg.update_instance(instance("user-service", "user-1", "v2"), 60s));
+  const auto second = lease_of("user-1");
+  CHECK(second != first.lease);
+  CHECK(lease_of("user-2") == first.lease);
+  CHECK(raw.leases().size() == 2);                                        // the other one needs it
+  on.run(reg.update_instance(instance("user-service", "user-1", "v3")));  // the TTL stays
+  on.run(reg.update_instance(instance("user-service", "user-2"), 60s));
+  CHECK(eventually([&] { return raw.leases() == std::vector<std::int64_t>{second}; }, "only the new lease"));
+  CHECK(on.run(code_of(reg.update_instance(instance("user-service", "user-1"), -1s))) ==
+        errc::invalid_argument);
+
+  const auto events = oracle.finish();
+  REQUIRE(events.size() == 3);
+  for (const auto& event : events) {
+    CHECK_FALSE(event.deleted);
+    CHECK(event.lease == second);
+  }
+  CHECK(events[0].key == key_of("user-service", "user-1"));
+  CHECK(events[2].key == key_of("user-service", "user-2"));
+  CHECK(losses(log) == "");
+  on.run(reg.close());
+  CHECK(raw.leases().empty());
+}
+
+TEST_CASE(
+    "registry: TTLs that change while the answers of etcd are lost: never a delete, and no lease is left "
+    "over") {
+  if (skip_without_etcd()) return;
+  World world;
+  RegistrationLog log(world.pool, world.reg.registration_events());
+  RawEtcd raw({world.etcd.endpoint()});
+  world.run(world.reg.register_instance(instance("user-service", "user-1"), 30s));
+  Oracle oracle({world.etcd.endpoint()}, "/genesis/services/");
+  for (int round = 0; round < 12; ++round) {
+    // Of the grant, of the write or of the revocation, with what else comes on that connection.
+    world.gate.cut_after(static_cast<std::size_t>(round) * 25);
+    world.run(text_of(world.reg.update_instance(instance("user-service", "user-1", std::to_string(round)),
+                                                round % 2 == 0 ? 60s : 30s)));
+  }
+  world.gate.pass();
+  world.run(world.reg.update_instance(instance("user-service", "user-1", "last"), 90s));
+  const auto stored = raw.list("/genesis/services/");
+  REQUIRE(stored.size() == 1);
+  CHECK(stored[0].value == encode(instance("user-service", "user-1", "last")));
+  CHECK(eventually([&] { return raw.leases() == std::vector<std::int64_t>{stored[0].lease}; },
+                   "no other lease"));
+  const auto events = oracle.finish();
+  CHECK(events.size() >= 13);
+  for (const auto& event : events) CHECK_FALSE(event.deleted);
+  CHECK(losses(log) == "");
+  world.run(world.reg.close());
+  CHECK(raw.leases().empty());
 }
 
 TEST_CASE("registry: instances share a lease, and what starts together is committed together") {

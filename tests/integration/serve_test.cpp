@@ -1,4 +1,5 @@
-// serve() with real servers, signals and clients: the order of a server's life, and every way in which it ends.
+// serve() with real servers, signals and clients: the order of a server's life, what may change in it, and every way in
+// which it ends.
 #include <doctest/doctest.h>
 
 #include <greeter.grpc.pb.h>
@@ -13,15 +14,20 @@
 #include <cstdlib>
 #include <future>
 #include <memory>
+#include <mutex>
 #include <ostream>
+#include <stdexcept>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <utility>
 #include <vector>
 
+#include "registry/async/mailbox.hpp"
 #include "registry/rpc/serve.hpp"
 #include "rig/net.hpp"
 #include "rig/process.hpp"
+#include "rig/raw_etcd.hpp"
 #include "rig/world.hpp"
 
 using namespace registry;
@@ -72,7 +78,8 @@ ServeConfig config_of(const std::string& id = "greeter-1", const std::string& ad
 /// A serve() that runs on a pool.
 class Served {
  public:
-  Served(asio::thread_pool& pool, Registry& reg, ServeConfig config, grpc::Service* service)
+  Served(asio::thread_pool& pool, Registry& reg, ServeConfig config, grpc::Service* service,
+         Generator<ServeChange> changes = Generator<ServeChange>())
       : strand_(asio::make_strand(pool)) {
     builder_.RegisterService(service);
     const auto note = config.on_registered;
@@ -81,7 +88,7 @@ class Served {
       if (note) note(registration, port);
     };
     auto end = [this](std::exception_ptr error) { promise_.set_value(error); };
-    asio::co_spawn(strand_, serve(reg, builder_, std::move(config)),
+    asio::co_spawn(strand_, serve(reg, builder_, std::move(config), std::move(changes)),
                    asio::bind_cancellation_slot(cancel_.slot(), std::move(end)));
   }
   ~Served() {
@@ -120,6 +127,39 @@ class Served {
   std::future<std::exception_ptr> ended_ = promise_.get_future();
   std::atomic<int> port_{0};
 };
+
+/// Keeps what is logged.
+class Lines : public Logger {
+ public:
+  void log(LogLevel level, std::string_view text) noexcept override {
+    static const char* const names[] = {"debug", "info", "warning", "error"};
+    const std::lock_guard lock(mutex_);
+    all_.push_back(names[static_cast<int>(level)] + (": " + std::string(text)));
+  }
+  std::vector<std::string> all() const {
+    const std::lock_guard lock(mutex_);
+    return all_;
+  }
+  bool has(const std::string& part) const {
+    for (const auto& line : all()) {
+      if (line.find(part) != std::string::npos) return true;
+    }
+    return false;
+  }
+
+ private:
+  mutable std::mutex mutex_;
+  std::vector<std::string> all_;
+};
+
+using Changes = registry::detail::Mailbox<ServeChange>;
+
+ServeChange change_of(const std::string& version, const std::string& weight = "1") {
+  ServeChange change(ServiceInstance("greeter", "greeter-1"));
+  change.instance.version = version;
+  change.instance.metadata["weight"] = weight;
+  return change;
+}
 
 struct MemoryWorld {
   asio::thread_pool pool{3};
@@ -313,6 +353,236 @@ TEST_CASE("serve: a wildcard is never published") {
   CHECK(world.list().empty());
 }
 
+TEST_CASE("serve: what changes is changed in etcd by one write each, and nobody sees the instance leave") {
+  if (skip_without_etcd()) return;
+  World world;
+  Hello hello;
+  const auto lines = std::make_shared<Lines>();
+  const auto changes = std::make_shared<Changes>();
+  Oracle oracle({world.etcd.endpoint()}, "/genesis/services/greeter/");
+  RawEtcd raw({world.etcd.endpoint()});
+  EventLog log(world.pool, world.reg.watch("greeter"));
+  auto view = world.run(world.reg.subscribe("greeter"));
+  auto config = config_of();
+  config.instance.metadata = {{"weight", "100"}, {"zone", "a"}};
+  config.ttl = 30s;
+  config.observer = Observer(lines);
+  Served served(world.pool, world.reg, config, &hello, Generator<ServeChange>(changes));
+  CHECK(eventually([&] { return served.registered() && log.size() == 1; }, "registered"));
+  const std::int64_t lease = raw.list("/genesis/services/greeter/").at(0).lease;
+
+  ServeChange change(config.instance);
+  change.instance.metadata = {{"weight", "5"}, {"zone", "a"}, {"status", "draining"}};
+  changes->push(change);
+  CHECK(eventually([&] { return log.size() == 2; }, "changed"));
+  CHECK(eventually([&] { return view.snapshot()->find("greeter-1")->weight() == 5; }, "seen by a view"));
+  const auto instance = view.snapshot()->find("greeter-1");
+  REQUIRE(instance != nullptr);
+  CHECK(instance->weight() == 5);
+  CHECK(instance->status() == InstanceStatus::Draining);
+  CHECK(instance->endpoints == std::vector<std::string>{"grpc://" + served.endpoint()});
+  CHECK(eventually(
+      [&] {
+        return lines->has(R"(info: instance "greeter-1": changed: )"
+                          R"(metadata "status" = "draining", metadata "weight" = "5")");
+      },
+      "logged"));
+  CHECK(raw.list("/genesis/services/greeter/").at(0).lease == lease);
+
+  changes->push(change);  // nothing new
+  change.ttl = 60s;
+  change.instance.version = "v2";
+  changes->push(change);
+  CHECK(eventually([&] { return log.size() == 3; }, "changed"));
+  const auto moved = raw.list("/genesis/services/greeter/").at(0);
+  CHECK(moved.lease != lease);
+  CHECK(eventually([&] { return raw.leases() == std::vector<std::int64_t>{moved.lease}; },
+                   "the old lease is gone"));
+  CHECK(eventually([&] { return lines->has(R"(changed: version = "v2", ttl = 60 s)"); }, "logged"));
+
+  change.ttl = 0s;
+  change.instance.version = "v3";
+  changes->push(change);
+  CHECK(
+      eventually([&] { return lines->has(R"(changed: version = "v3", ttl = 30 s)"); }, "as it was at first"));
+  const std::int64_t last = raw.list("/genesis/services/greeter/").at(0).lease;
+  CHECK(last != moved.lease);
+  CHECK(eventually([&] { return raw.leases() == std::vector<std::int64_t>{last}; }, "one lease"));
+
+  const auto events = oracle.finish();
+  REQUIRE(events.size() == 4);
+  for (const auto& event : events) CHECK_FALSE(event.deleted);
+  for (const auto& event : log.all()) CHECK(event.type == EventType::Put);
+  CHECK(events[2].value.find(R"("version":"v2")") != std::string::npos);
+  signal_self(SIGUSR1);
+  served.wait();
+  CHECK(raw.list("/genesis/services/greeter/").empty());
+  CHECK(eventually([&] { return raw.leases().empty(); }, "no lease is left"));
+}
+
+TEST_CASE("serve: a change that is not allowed is refused by name, and nothing of it is applied") {
+  MemoryWorld world;
+  const auto lines = std::make_shared<Lines>();
+  const auto changes = std::make_shared<Changes>();
+  EventLog log(world.pool, world.reg.watch("greeter"));
+  auto config = config_of();
+  config.drain_delay = 0ms;
+  config.observer = Observer(lines);
+  Served served(world.pool, world.reg, config, &world.hello, Generator<ServeChange>(changes));
+  CHECK(eventually([&] { return served.registered() && log.size() == 1; }, "registered"));
+  std::size_t logged = 0;
+  const auto refused = [&](ServeChange change, const std::string& line) {
+    CAPTURE(line);
+    change.instance.metadata["weight"] = "77";  // would be fine
+    changes->push(change);
+    CHECK(eventually([&] { return lines->all().size() > logged; }, "logged"));
+    logged = lines->all().size();
+    CHECK(lines->all().back().find("warning: instance \"greeter-1\": nothing of a change is applied: " +
+                                   line) == 0);
+  };
+  const std::string here = "\"grpc://" + served.endpoint() + "\"";
+  ServeChange change(config.instance);
+  change.instance.id = "greeter-2";
+  refused(change, R"(id = "greeter-2": it is "greeter-1" for as long as the server runs)");
+  change.instance = ServiceInstance("other", "greeter-1");
+  refused(change, R"(name = "other": it is "greeter")");
+  change.instance = config.instance;
+  change.instance.endpoints = {"grpc://10.0.0.1:1"};
+  refused(change, R"(endpoints = "grpc://10.0.0.1:1": it is )" + here);
+  change.instance.endpoints.clear();
+  change.listen_address = "127.0.0.1:9001";
+  refused(change, R"(listen_address = "127.0.0.1:9001": it is "127.0.0.1:0")");
+  change.listen_address.clear();
+  change.ttl = -1s;
+  refused(change, "ttl = -1 s: use 0 for the default");
+  change.ttl = 0s;
+  change.instance.metadata["bad\xff"] = "x";
+  refused(change, R"(metadata key = "bad\xff": use valid UTF-8)");
+  CHECK(log.size() == 1);
+
+  // What names the present values is fine, and so is what names nothing but metadata.
+  change.instance = world.list().at(0);
+  change.instance.metadata["weight"] = "7";
+  change.listen_address = config.listen_address;
+  changes->push(change);
+  CHECK(eventually([&] { return log.size() == 2; }, "changed"));
+  ServeChange least;
+  least.instance.metadata["weight"] = "8";
+  changes->push(least);
+  CHECK(eventually([&] { return log.size() == 3; }, "changed"));
+  CHECK(world.list().at(0).weight() == 8);
+  signal_self(SIGUSR1);
+  served.wait();
+}
+
+TEST_CASE("serve: of changes that come quickly the newest counts, and none is applied out of order") {
+  MemoryWorld world;
+  const auto changes = std::make_shared<Changes>();
+  EventLog log(world.pool, world.reg.watch("greeter"));
+  auto config = config_of();
+  config.drain_delay = 0ms;
+  for (int i = 1; i <= 3; ++i) changes->push(change_of(std::to_string(i)));
+  Served served(world.pool, world.reg, config, &world.hello, Generator<ServeChange>(changes));
+  CHECK(eventually([&] { return log.size() == 2; }, "changed"));
+  CHECK(log.all().at(1).service.version == "3");
+  for (int i = 4; i <= 200; ++i) changes->push(change_of(std::to_string(i)));
+  CHECK(eventually([&] { return log.all().back().service.version == "200"; }, "the last one"));
+  int last = 3;
+  for (const auto& event : log.all()) {
+    if (event.service.version.empty()) continue;  // as it was registered
+    CHECK(std::stoi(event.service.version) >= last);
+    last = std::stoi(event.service.version);
+  }
+  signal_self(SIGUSR1);
+  served.wait();
+}
+
+TEST_CASE("serve: a change while the store is out of reach stays wanted, and a signal need not wait for it") {
+  MemoryWorld world;
+  const auto lines = std::make_shared<Lines>();
+  const auto changes = std::make_shared<Changes>();
+  auto config = config_of();
+  config.drain_delay = 0ms;
+  config.observer = Observer(lines);
+  Served served(world.pool, world.reg, config, &world.hello, Generator<ServeChange>(changes));
+  CHECK(eventually([&] { return served.registered(); }, "registered"));
+  world.store.set_unavailable(true);
+  changes->push(change_of("v2"));
+  SUBCASE("it is stored when the store is back") {
+    CHECK(
+        eventually([&] { return lines->has("warning: instance \"greeter-1\": not yet changed"); }, "logged"));
+    CHECK(lines->has("the store cannot be reached"));
+    CHECK_FALSE(served.over());
+    world.store.set_unavailable(false);
+    CHECK(eventually([&] { return world.list().at(0).version == "v2"; }, "stored"));
+    changes->push(change_of("v3"));
+    CHECK(eventually([&] { return world.list().at(0).version == "v3"; }, "the next one"));
+    signal_self(SIGUSR1);
+    served.wait();
+  }
+  SUBCASE("a signal ends it") {
+    CHECK_FALSE(served.over(200ms));
+    signal_self(SIGUSR1);
+    CHECK(eventually([&] { return !changes->push(change_of("v3")); }, "no more changes"));
+    world.store.set_unavailable(false);
+    served.wait(3s);
+    CHECK(eventually([&] { return world.list().empty(); }, "deregistered"));
+    CHECK(lines->all().empty());
+  }
+}
+
+TEST_CASE("serve: while it drains nothing is changed any more, and the generator is let go") {
+  MemoryWorld world;
+  const auto changes = std::make_shared<Changes>();
+  EventLog log(world.pool, world.reg.watch("greeter"));
+  Served served(world.pool, world.reg, config_of(), &world.hello, Generator<ServeChange>(changes));
+  CHECK(eventually([&] { return served.registered() && log.size() == 1; }, "registered"));
+  signal_self(SIGUSR1);
+  CHECK(eventually([&] { return log.size() == 2; }, "deregistered"));
+  CHECK_FALSE(changes->push(change_of("v2")));
+  CHECK_FALSE(served.over());
+  served.wait();
+  CHECK(log.size() == 2);
+  CHECK(log.all().at(1).type == EventType::Delete);
+}
+
+TEST_CASE("serve: changes that end, fail or cannot be read do not end it") {
+  MemoryWorld world;
+  const auto lines = std::make_shared<Lines>();
+  const auto texts = std::make_shared<registry::detail::Mailbox<std::string>>();
+  auto config = config_of();
+  config.drain_delay = 0ms;
+  config.observer = Observer(lines);
+  auto changes = serve_changes(Generator<std::string>(texts), [](const std::string& text) {
+    if (text == "bad") throw std::runtime_error("bad\nchange");
+    return change_of(text);
+  });
+  Served served(world.pool, world.reg, config, &world.hello, std::move(changes));
+  CHECK(eventually([&] { return served.registered(); }, "registered"));
+  const auto version = [&] { return world.list().at(0).version; };
+  texts->push("v2");
+  CHECK(eventually([&] { return version() == "v2"; }, "changed"));
+  texts->push("bad");
+  CHECK(eventually(
+      [&] {
+        return lines->has(R"(warning: instance "greeter-1": a change cannot be read: "bad\x0achange")");
+      },
+      "logged"));
+  texts->push("v3");
+  CHECK(eventually([&] { return version() == "v3"; }, "changed"));
+  SUBCASE("ended") { texts->close(); }
+  SUBCASE("failed") {
+    texts->push("v4");
+    texts->close(std::make_exception_ptr(std::runtime_error("the file is gone")));
+    CHECK(eventually([&] { return lines->has("\"the file is gone\"") && version() == "v4"; }, "logged"));
+  }
+  CHECK_FALSE(served.over(200ms));
+  CHECK(say(served.endpoint(), "ann").ok());
+  CHECK(world.list().size() == 1);
+  signal_self(SIGUSR1);
+  served.wait();
+}
+
 TEST_CASE("serve: the context is destroyed while it serves, registers or drains") {
   for (int round = 0; round < 12; ++round) {
     Hello hello;
@@ -325,13 +595,17 @@ TEST_CASE("serve: the context is destroyed while it serves, registers or drains"
     config.signals.clear();
     asio::cancellation_signal cancel;
     std::atomic<bool> ended{false};
-    asio::co_spawn(*io, serve(reg, builder, config),
+    const auto changes = std::make_shared<Changes>();
+    for (int i = 0; i < 3; ++i) changes->push(change_of(std::to_string(i)));
+    asio::co_spawn(*io, serve(reg, builder, config, Generator<ServeChange>(changes)),
                    asio::bind_cancellation_slot(cancel.slot(), [&](std::exception_ptr) { ended = true; }));
     io->run_for(std::chrono::milliseconds(round));
     if (round % 2 == 0) cancel.emit(asio::cancellation_type::terminal);
     io->run_for(std::chrono::milliseconds(round % 3));
+    changes->push(change_of("late"));
     io.reset();
     CHECK_FALSE(ended);
+    CHECK_FALSE(changes->push(change_of("too late")));
   }
 }
 

@@ -19,6 +19,7 @@
 #include <mutex>
 #include <optional>
 #include <random>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
@@ -40,9 +41,11 @@ class FaultyBackend final : public StoreBackend {
   explicit FaultyBackend(std::shared_ptr<StoreBackend> inner) : inner_(std::move(inner)) {}
 
   std::atomic<int> lists{0}, watches{0}, commits{0}, writes{0}, grants{0}, renewals{0}, revokes{0};
-  std::atomic<bool> hangs{false};             // nothing is answered
-  std::atomic<bool> grant_unanswered{false};  // the next grant is granted, but not answered
-  std::atomic<bool> refuses{false};           // every commit, for want of permission
+  std::atomic<bool> hangs{false};                         // nothing is answered
+  std::atomic<bool> grant_unanswered{false};              // the next grant is granted, but not answered
+  std::atomic<bool> refuses{false};                       // every commit, for want of permission
+  std::atomic<bool> refuses_grants{false};                // for want of permission
+  std::atomic<bool> no_commits{false}, no_grants{false};  // unavailable for these only
   std::atomic<int> lost_in_100{0};  // commits applied but not answered, or not applied and not answered
 
   void poison(std::string key) {
@@ -50,6 +53,11 @@ class FaultyBackend final : public StoreBackend {
     poison_ = std::move(key);
   }
   void seed(unsigned value) { random_.seed(value); }
+  /// The leases that were granted, in this order.
+  std::vector<std::int64_t> granted() {
+    const std::lock_guard lock(mutex_);
+    return granted_;
+  }
 
   asio::any_io_executor get_executor() const noexcept override { return inner_->get_executor(); }
   Limits limits() const noexcept override { return inner_->limits(); }
@@ -69,6 +77,7 @@ class FaultyBackend final : public StoreBackend {
     writes += static_cast<int>(batch.size());
     co_await answer();
     if (refuses) detail::fail(errc::permission_denied);
+    if (no_commits) detail::fail(errc::unavailable);
     const int fate = draw();
     if (fate < lost_in_100 / 2) detail::fail(errc::outcome_unknown);
     Committed committed = co_await inner_->commit(std::move(batch));
@@ -78,7 +87,13 @@ class FaultyBackend final : public StoreBackend {
   asio::awaitable<Lease> grant(std::int64_t id, std::chrono::seconds ttl) override {
     ++grants;
     co_await answer();
+    if (refuses_grants) detail::fail(errc::permission_denied);
+    if (no_grants) detail::fail(errc::unavailable);
     const Lease lease = co_await inner_->grant(id, ttl);
+    {
+      const std::lock_guard lock(mutex_);
+      granted_.push_back(lease.id);
+    }
     if (grant_unanswered.exchange(false)) detail::fail(errc::outcome_unknown);
     co_return lease;
   }
@@ -114,6 +129,7 @@ class FaultyBackend final : public StoreBackend {
   const std::shared_ptr<StoreBackend> inner_;
   std::mutex mutex_;
   std::string poison_;
+  std::vector<std::int64_t> granted_;
   std::mt19937 random_;
 };
 
@@ -142,6 +158,15 @@ asio::awaitable<void> collect(Generator<RegistrationEvent> events, std::shared_p
   }
   const std::lock_guard lock(log->mutex);
   log->ended = true;
+}
+
+/// What a watcher sees of a key: "put on <lease>" or "delete".
+asio::awaitable<void> collect_changes(Generator<Batch> batches, std::shared_ptr<Log> log) {
+  while (auto batch = co_await batches.next()) {
+    const std::lock_guard lock(log->mutex);
+    for (const Change& change : batch->changes)
+      log->lines.push_back(change.deleted ? "delete" : "put on " + std::to_string(change.kv.lease));
+  }
 }
 
 bool eventually(const std::function<bool()>& holds, std::chrono::seconds limit = 20s) {
@@ -177,7 +202,12 @@ struct Side {
   std::future<Registration> add(ServiceInstance instance, std::chrono::seconds ttl = {}) {
     return start(Registrar::add(registrar, std::move(instance), ttl));
   }
-  void update(ServiceInstance instance) { start(Registrar::update(registrar, std::move(instance))).get(); }
+  std::future<void> start_update(ServiceInstance instance, std::chrono::seconds ttl = {}) {
+    return start(Registrar::update(registrar, std::move(instance), ttl));
+  }
+  void update(ServiceInstance instance, std::chrono::seconds ttl = {}) {
+    start_update(std::move(instance), ttl).get();
+  }
   void remove(std::string id) { start(Registrar::remove(registrar, std::move(id))).get(); }
   void close(std::chrono::milliseconds timeout = 3s) { start(Registrar::close(registrar, timeout)).get(); }
   std::shared_ptr<Log> events() {
@@ -221,6 +251,16 @@ struct Rig {
     }
     return std::nullopt;
   }
+  bool alive(std::int64_t lease) {
+    return asio::co_spawn(pool, store->backend()->renew(lease, 1000ms), asio::use_future).get() != 0s;
+  }
+  /// What becomes of a key that is there, from now on.
+  std::shared_ptr<Log> changes(const std::string& key) {
+    auto log = std::make_shared<Log>();
+    auto watch = store->backend()->watch(KeyRange(key), at(key)->mod_revision + 1);
+    asio::co_spawn(pool, collect_changes(std::move(watch), log), asio::detached);
+    return log;
+  }
   std::int64_t foreign_lease() {
     return asio::co_spawn(pool, store->backend()->grant(0, 60s), asio::use_future).get().id;
   }
@@ -248,6 +288,13 @@ bool has(const std::shared_ptr<Log>& log, const std::string& line) {
 }
 
 using Lines = std::vector<std::string>;
+
+std::string put_on(std::int64_t lease) { return "put on " + std::to_string(lease); }
+
+ServiceInstance version(ServiceInstance of, const std::string& text) {
+  of.version = text;
+  return of;
+}
 
 }  // namespace
 
@@ -459,6 +506,221 @@ TEST_CASE("registrar: an update that the store refuses throws, and what was regi
   CHECK(rig.at("/t/s/a")->lease == receipt.lease);
 }
 
+TEST_CASE(
+    "registrar: another TTL moves the key to another lease by one write, and the old one goes with its last "
+    "key") {
+  Rig rig;
+  Side& side = rig.side();
+  const auto log = side.events();
+  const auto first = side.add(instance("a"), 30s).get();
+  side.add(instance("b"), 30s).get();
+  const auto changes = rig.changes("/t/s/a"), changes_of_b = rig.changes("/t/s/b");
+  side.update(version(instance("a"), "2"), 60s);
+  const auto moved = *rig.at("/t/s/a");
+  CHECK(moved.lease != first.lease);
+  CHECK(moved.value == encode(version(instance("a"), "2")));
+  CHECK(rig.alive(first.lease));                  // b is on it
+  side.update(version(instance("a"), "2"), 60s);  // nothing to do
+  side.update(version(instance("a"), "3"));       // the TTL stays
+  CHECK(rig.at("/t/s/a")->lease == moved.lease);
+  side.update(instance("b"), 60s);
+  CHECK(rig.at("/t/s/b")->lease == moved.lease);  // shared again
+  CHECK(eventually([&] { return !rig.alive(first.lease); }));
+  CHECK(side.backend->grants == 2);
+  CHECK(side.backend->revokes == 1);
+  CHECK(eventually([&] { return changes->copy().size() == 2 && changes_of_b->copy().size() == 1; }));
+  CHECK(changes->copy() == Lines{put_on(moved.lease), put_on(moved.lease)});
+  CHECK(changes_of_b->copy() == Lines{put_on(moved.lease)});
+  CHECK(log->copy() == Lines{"a registered", "b registered"});
+  CHECK(error_of([&] { side.update(instance("a"), -1s); }) == errc::invalid_argument);
+}
+
+TEST_CASE("registrar: another TTL while no lease can be had: the key stays where it is, and is moved later") {
+  Rig rig;
+  Side& side = rig.side();
+  const auto first = side.add(instance("a"), 2s).get();
+  const auto changes = rig.changes("/t/s/a");
+  side.backend->no_grants = true;
+  const int renewals = side.backend->renewals;
+  auto update = side.start_update(instance("a"), 60s);
+  CHECK(eventually([&] { return side.backend->renewals > renewals + 4; }));  // longer than the old TTL
+  CHECK(changes->copy().empty());
+  SUBCASE("there is one again") {
+    side.backend->no_grants = false;
+    CHECK_NOTHROW(update.get());
+  }
+  SUBCASE("that may be long after the caller was told") {
+    CHECK(error_of([&] { update.get(); }) == errc::unavailable);
+    side.backend->no_grants = false;
+  }
+  CHECK(eventually([&] { return rig.at("/t/s/a")->lease != first.lease && !rig.alive(first.lease); }));
+  CHECK(changes->copy() == Lines{put_on(rig.at("/t/s/a")->lease)});
+}
+
+TEST_CASE("registrar: another TTL and back, before there is a lease of it: nothing is written") {
+  Rig rig;
+  Side& side = rig.side();
+  const auto first = side.add(instance("a"), 30s).get();
+  side.backend->no_grants = true;
+  auto there = side.start_update(instance("a"), 60s);
+  CHECK(eventually([&] { return side.backend->grants > 1; }));
+  auto back = side.start_update(instance("a"), 30s);
+  CHECK_NOTHROW(there.get());
+  CHECK_NOTHROW(back.get());
+  CHECK(rig.at("/t/s/a")->mod_revision == first.revision);
+  side.backend->no_grants = false;
+  side.update(version(instance("a"), "2"));
+  CHECK(rig.at("/t/s/a")->lease == first.lease);
+}
+
+TEST_CASE("registrar: another TTL that the store refuses changes nothing") {
+  Rig rig;
+  Side& side = rig.side();
+  const auto first = side.add(instance("a"), 30s).get();
+  const auto before = rig.at("/t/s/a");
+  const auto change = version(instance("a"), "2");
+  SUBCASE("it grants no lease") {
+    side.backend->refuses_grants = true;
+    CHECK(error_of([&] { side.update(change, 60s); }) == errc::permission_denied);
+    side.backend->refuses_grants = false;
+  }
+  SUBCASE("it takes no write") {
+    side.backend->refuses = true;
+    CHECK(error_of([&] { side.update(change, 60s); }) == errc::permission_denied);
+    side.backend->refuses = false;
+    const auto granted = side.backend->granted();
+    REQUIRE(granted.size() == 2);
+    CHECK(eventually([&] { return !rig.alive(granted[1]); }));  // nobody needs it
+  }
+  CHECK(rig.at("/t/s/a")->mod_revision == before->mod_revision);
+  side.update(change);
+  CHECK(rig.at("/t/s/a")->value == encode(change));
+  CHECK(rig.at("/t/s/a")->lease == first.lease);
+  CHECK(rig.alive(first.lease));
+}
+
+TEST_CASE("registrar: another TTL, and what goes wrong while the key is moved") {
+  Rig rig;
+  Side& side = rig.side();
+  const auto log = side.events();
+  const auto first = side.add(instance("a"), 30s).get();
+  const auto changes = rig.changes("/t/s/a");
+  side.backend->no_commits = true;
+  auto update = side.start_update(instance("a"), 60s);
+  CHECK(eventually([&] { return side.backend->granted().size() == 2 && side.backend->commits > 3; }));
+  const std::int64_t second = side.backend->granted().at(1);
+  SUBCASE("the new lease is lost: the next one is taken, and the key is there all the time") {
+    rig.store->expire(second);
+    side.backend->no_commits = false;
+    CHECK_NOTHROW(update.get());
+    const auto lease = rig.at("/t/s/a")->lease;
+    CHECK(lease != first.lease);
+    CHECK(lease != second);
+    CHECK(eventually([&] { return changes->copy() == Lines{put_on(lease)}; }));
+    CHECK(log->copy() == Lines{"a registered"});
+    CHECK(eventually([&] { return !rig.alive(first.lease); }));
+  }
+  SUBCASE("the old lease is lost: registered again under the new one") {
+    rig.store->expire(first.lease);
+    CHECK(eventually([&] { return log->copy().size() == 2; }));
+    side.backend->no_commits = false;
+    CHECK_NOTHROW(update.get());
+    CHECK(eventually([&] { return has(log, "a restored"); }));
+    CHECK(changes->copy() == Lines{"delete", put_on(second)});
+  }
+  SUBCASE("both are lost") {
+    rig.store->expire(first.lease);
+    rig.store->expire(second);
+    side.backend->no_commits = false;
+    CHECK_NOTHROW(update.get());
+    CHECK(eventually([&] { return has(log, "a restored"); }));
+    CHECK(rig.alive(rig.at("/t/s/a")->lease));
+  }
+  SUBCASE("taken over: both leases go") {
+    rig.store->put("/t/s/a", "theirs", rig.foreign_lease());
+    CHECK(error_of([&] { update.get(); }) == errc::displaced);
+    CHECK(eventually([&] { return !rig.alive(first.lease) && !rig.alive(second); }));
+    side.backend->no_commits = false;
+    CHECK(rig.at("/t/s/a")->value == "theirs");
+    const auto again = side.add(instance("a"), 60s).get();
+    CHECK(rig.at("/t/s/a")->lease == again.lease);
+    CHECK(again.ttl == 60s);
+  }
+  SUBCASE("deregistered: key and leases go") {
+    auto removed = side.start(Registrar::remove(side.registrar, "a"));
+    CHECK(error_of([&] { update.get(); }) == errc::not_registered);
+    side.backend->no_commits = false;
+    CHECK_NOTHROW(removed.get());
+    CHECK_FALSE(rig.at("/t/s/a"));
+    CHECK(eventually([&] { return !rig.alive(first.lease) && !rig.alive(second); }));
+  }
+  SUBCASE("closed") {
+    side.close();
+    CHECK(error_of([&] { update.get(); }) == errc::closed);
+    CHECK_FALSE(rig.at("/t/s/a"));
+    CHECK_FALSE(rig.alive(first.lease));
+    CHECK_FALSE(rig.alive(second));
+  }
+}
+
+TEST_CASE("registrar: registered again with another TTL while the removal is under way") {
+  Rig rig;
+  Side& side = rig.side();
+  const auto first = side.add(instance("a"), 30s).get();
+  side.backend->no_commits = true;
+  auto removed = side.start(Registrar::remove(side.registrar, "a"));
+  CHECK(eventually([&] { return side.backend->commits > 2; }));
+  auto adding = side.add(instance("a"), 60s);
+  side.backend->no_commits = false;
+  const auto second = adding.get();
+  CHECK_NOTHROW(removed.get());
+  CHECK(second.lease != first.lease);
+  CHECK(second.ttl == 60s);
+  CHECK(rig.at("/t/s/a")->lease == second.lease);
+  CHECK(eventually([&] { return !rig.alive(first.lease); }));
+}
+
+TEST_CASE(
+    "registrar: TTLs that change while commits are lost or not answered: no delete, and no lease is left "
+    "over") {
+  const unsigned seed = std::random_device()();
+  MESSAGE("seed " << seed);
+  Rig rig;
+  Side& side = rig.side();
+  const auto log = side.events();
+  const std::vector<std::string> ids{"a", "b", "c"};
+  for (const auto& id : ids) side.add(instance(id), 30s).get();
+  std::vector<std::shared_ptr<Log>> changes;
+  for (const auto& id : ids) changes.push_back(rig.changes("/t/s/" + id));
+  side.backend->seed(seed);
+  side.backend->lost_in_100 = 40;
+  std::mt19937 random(seed);
+  std::vector<std::future<void>> updates;
+  for (int round = 0; round < 200; ++round) {
+    const auto change = version(instance(ids[random() % 3]), std::to_string(random() % 3));
+    updates.push_back(side.start_update(change, 30s * (1 + random() % 3)));
+    if (random() % 4 == 0) updates.back().wait();
+  }
+  for (auto& update : updates) CHECK_NOTHROW(update.get());
+  side.backend->lost_in_100 = 0;
+  const auto leases_left = [&] {
+    std::set<std::int64_t> used;
+    for (const auto& kv : rig.all()) used.insert(kv.lease);
+    std::set<std::int64_t> left;
+    for (const auto lease : side.backend->granted()) {
+      if (rig.alive(lease)) left.insert(lease);
+    }
+    return left == used;
+  };
+  CHECK(eventually(leases_left));
+  for (const auto& each : changes) {
+    const auto lines = each->copy();
+    CHECK_FALSE(lines.empty());
+    CHECK(std::count(lines.begin(), lines.end(), "delete") == 0);
+  }
+  CHECK(log->copy().size() == 3);  // nothing was lost
+}
+
 TEST_CASE("registrar: closed by several at once, all of them return") {
   Rig rig;
   Side& side = rig.side();
@@ -497,7 +759,7 @@ TEST_CASE("registrar: a store that is away for a while") {
   rig.store->set_unavailable(true);
   auto changed = instance("a");
   changed.version = "2";
-  auto update = side.start(Registrar::update(side.registrar, changed));
+  auto update = side.start_update(changed);
   CHECK(eventually([&] { return has(log, "a lost (the lease expired or was revoked)"); }));
   rig.store->set_unavailable(false);
   update.get();  // stored under the new lease

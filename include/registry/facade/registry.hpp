@@ -69,11 +69,14 @@ class Registry {
     return add(core_, std::move(instance), ttl);
   }
 
-  /// Stores a new version, metadata, status or endpoints of a registered instance under the same lease.
-  /// Errors: `invalid_argument` (also for another service under the same id), `not_registered`, `displaced`.
-  /// After a cancellation the new value is stored in the background.
-  asio::awaitable<void> update_instance(ServiceInstance instance) {
-    return update(core_, std::move(instance));
+  /// Stores a new version, metadata, status or endpoints of a registered instance, in one write. Its lease stays, unless
+  /// `ttl` (zero: as it is) is another: then the same write moves the key to a lease of that TTL, and the old one is
+  /// given up when this is confirmed, so the key is never absent in between. Errors: `invalid_argument` (also for
+  /// another service under the same id), `not_registered`, `displaced`; what the store refuses changes nothing. When
+  /// the store cannot be reached, what went wrong: the change stays wanted and is stored later. After a cancellation
+  /// it is stored in the background.
+  asio::awaitable<void> update_instance(ServiceInstance instance, std::chrono::seconds ttl = {}) {
+    return update(core_, std::move(instance), ttl);
   }
 
   /// Takes an instance away, unless its key belongs to another owner by now. Errors: `not_registered`; when
@@ -154,9 +157,10 @@ class Registry {
                                   detail::Registrar::add(core->registrar, std::move(instance), ttl));
   }
 
-  static asio::awaitable<void> update(CorePtr core, ServiceInstance instance) {
+  static asio::awaitable<void> update(CorePtr core, ServiceInstance instance, std::chrono::seconds ttl) {
     validate(instance);
-    co_await detail::on(core->home, detail::Registrar::update(core->registrar, std::move(instance)));
+    validate_ttl(ttl);
+    co_await detail::on(core->home, detail::Registrar::update(core->registrar, std::move(instance), ttl));
   }
 
   static asio::awaitable<void> remove(CorePtr core, std::string id) {

@@ -1,9 +1,10 @@
-// Who owns the key of one instance, decided without I/O: what is wanted, what was answered and what was seen
-// of the key go in, the next guarded write comes out. Every fact carries the revision it was true at, so
-// answers and observations may arrive in any order.
+// Who owns the key of one instance, and on which lease, decided without I/O: what is wanted, what was answered and
+// what was seen of the key go in, the next guarded write comes out. Every fact carries the revision it was true
+// at, so answers and observations may arrive in any order.
 #pragma once
 
 #include <algorithm>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -15,6 +16,7 @@
 #include "registry/model/config.hpp"
 #include "registry/model/errors.hpp"
 #include "registry/model/kv.hpp"
+#include "registry/policy/own_leases.hpp"
 
 namespace registry::detail {
 
@@ -23,7 +25,7 @@ struct ClaimAction {
   enum Kind {
     None,       ///< wait for the next input
     Write,      ///< send `write`, then report written() or write_failed()
-    NeedLease,  ///< report lease()
+    NeedLease,  ///< get a lease of ttl(), then report lease()
     Displaced,  ///< another owner holds our key; final until desired again
     Conflict,   ///< the first claim was refused; final until desired again
     Done,       ///< nothing of ours is there, and nothing of ours can appear any more
@@ -39,15 +41,21 @@ struct ClaimAction {
 /// The claim of one key. The first claim after desire() may take the key over from another lease, by one
 /// compare-and-swap; every later claim only creates the key or renews what is ours, so a zombie never evicts
 /// its successor. A key without a lease is never taken. After desire_absent() only what is ours is deleted,
-/// also a write of ours that lands late. At most one write is under way. Not thread-safe.
+/// also a write of ours that lands late. At most one write is under way.
+///
+/// The key may be on any of the leases that are kept for it, but belongs on one of the wanted TTL. When another TTL is
+/// wanted one write moves it there, and until that is confirmed every lease on which it may be is kept.
+/// Not thread-safe.
 class Claim {
  public:
   Claim(std::string key, ConflictPolicy policy) : key_(std::move(key)), policy_(policy) {}
 
-  /// The key shall hold this value: an update, or a new explicit claim if nothing is wanted at the moment.
-  void desire(std::string value) {
+  /// The key shall hold this value on a lease of this TTL: an update, or a new explicit claim if nothing is wanted at
+  /// the moment.
+  void desire(std::string value, std::chrono::seconds ttl = {}) {
     if (!wanted_) restart(true);
     desired_ = std::move(value);
+    ttl_ = ttl;
   }
 
   /// The key shall not be ours.
@@ -55,32 +63,35 @@ class Claim {
     if (wanted_) restart(false);
   }
 
-  /// Gives an update up: wanted is what the store holds for us.
+  /// Gives an update up: wanted is what the store holds for us, on a lease as it is.
   void revert() {
-    if (known_ != 0) desired_ = stored_;
+    if (known_ == 0) return;
+    desired_ = stored_;
+    ttl_ = leases_.ttl_of(held_).value_or(ttl_);
   }
 
-  /// A lease to put the key on. A key that is ours under another lease is moved.
-  void lease(std::int64_t id) {
-    lease_ = id;
-    std::erase(leases_, id);
-    leases_.push_back(id);
-    if (leases_.size() > max_leases) {
-      forget_doubts(leases_.front());
-      leases_.erase(leases_.begin());
-    }
+  /// A lease that is renewed for the key from now on. If it is of the wanted TTL the key goes there.
+  void lease(std::int64_t id, std::chrono::seconds ttl = {}) {
+    if (const std::int64_t forgotten = leases_.keep(id, ttl)) forget_doubts(forgotten);
   }
 
-  /// The lease is given up: what is on it stays ours until it is gone.
-  void release_lease() { lease_ = 0; }
+  /// A lease is given up: what is on it stays ours until it is gone.
+  void leave(std::int64_t id) { leases_.leave(id); }
+
+  /// Leases to give up: the key is where it is wanted, and not on these.
+  std::vector<std::int64_t> spare_leases() const {
+    return settled() ? leases_.kept_beside(held_) : std::vector<std::int64_t>();
+  }
 
   /// A lease of ours is gone, or is no longer renewed and will be: nothing that was sent under it stays.
   void lease_gone(std::int64_t id, std::error_code reason) {
+    const bool left_behind = id != current_lease();
+    const bool was_there = may_be_on(id);
+    leave(id);
     forget_doubts(id);
-    if (held_ == id && (!wanted_ || lease_ == id)) known_ = 0;
-    if (lease_ != id) return;
-    lease_ = 0;
-    if (wanted_ && claimed_) lose(reason);
+    if (!was_there) return;
+    known_ = 0;
+    if (wanted_ && claimed_) lose(left_behind && denied_ ? denied_ : reason);
   }
 
   /// The answer to the write that next() asked for, and the revision of the commit.
@@ -153,22 +164,28 @@ class Claim {
       return action;
     }
     if (!wanted_) return release();
-    if (lease_ == 0) return ClaimAction(ClaimAction::NeedLease);
+    const std::int64_t lease = current_lease();
+    if (lease == 0) return ClaimAction(ClaimAction::NeedLease);
     if (settled()) return ClaimAction();
-    return send(desired_, lease_, known_ != 0 ? known_ : take_);
+    return send(desired_, lease, known_ != 0 ? known_ : take_);
   }
 
   /// The key is ours, under the current lease, with the wanted value, and no write of ours can change that.
   bool settled() const {
-    return wanted_ && !pending_ && verdict_ == ClaimAction::None && known_ != 0 && held_ == lease_ &&
+    return wanted_ && !pending_ && verdict_ == ClaimAction::None && known_ != 0 && held_ == current_lease() &&
            stored_ == desired_ && !(swap_ && swap_->expected == known_);
   }
+
+  /// Where the key belongs: the newest lease of the wanted TTL that is kept. 0: there is none.
+  std::int64_t current_lease() const { return leases_.newest(ttl_); }
 
   /// Absent is wanted and the store has confirmed it, but a write of ours may still land on a lease that
   /// lives.
   bool lingering() const { return !wanted_ && !pending_ && known_ == 0 && doubtful() && probed_; }
 
   bool wanted() const { return wanted_; }
+  /// The wanted TTL.
+  std::chrono::seconds ttl() const { return ttl_; }
   /// Claimed and lost, not yet claimed again; lost_why() says why.
   bool lost() const { return lost_; }
   std::error_code lost_why() const { return lost_why_; }
@@ -185,8 +202,6 @@ class Claim {
   }
 
  private:
-  static constexpr std::size_t max_leases = 32;
-
   struct Pending {
     registry::Write write;
     std::int64_t floor = 0;  // what we knew when it was sent
@@ -237,7 +252,7 @@ class Claim {
     const std::int64_t mod = kv != nullptr ? kv->mod_revision : 0;
     if (swap_ && mod != swap_->expected) swap_.reset();
     if (pending_ && mod != pending_->write.expected) pending_->moved = true;
-    foreign_ = kv != nullptr && !ours(kv->lease);
+    foreign_ = kv != nullptr && !leases_.owns(kv->lease);
     foreign_lease_ = foreign_ ? kv->lease : 0;
     if (kv != nullptr && !foreign_) {
       adopt(*kv);
@@ -268,7 +283,7 @@ class Claim {
     take_ = 0;
     if (!wanted_) return;
     claimed_ = true;
-    if (held_ == lease_) lost_ = false;
+    if (leases_.keeps(held_)) lost_ = false;
   }
 
   // A key that was ours is not ours any more.
@@ -277,8 +292,8 @@ class Claim {
       verdict_ = ClaimAction::Displaced;
       reason_ = foreign_lease_ == 0 ? errc::unleased_key : errc::displaced;
     } else if (known_ == 0) {
-      // On a lease of ours that is no longer the current one it went with that lease: it could not be moved in time.
-      const bool left_behind = held_ != lease_ && lease_ != 0;
+      // On a lease of ours that is no longer kept it went with that lease: it could not be moved in time.
+      const bool left_behind = !leases_.keeps(held_) && current_lease() != 0;
       lose(!left_behind ? make_error_code(errc::key_deleted)
            : denied_    ? denied_
                         : make_error_code(errc::lease_lost));
@@ -302,8 +317,10 @@ class Claim {
     lost_why_ = reason;
   }
 
-  bool ours(std::int64_t lease) const {
-    return lease != 0 && std::find(leases_.begin(), leases_.end(), lease) != leases_.end();
+  // The key was seen under this lease, or a write that is not answered may have put it there.
+  bool may_be_on(std::int64_t lease) const {
+    return (known_ != 0 && held_ == lease) || (swap_ && swap_->value && swap_->lease == lease) ||
+           (pending_ && pending_->write.value && pending_->write.lease == lease);
   }
 
   bool doubtful() const { return !creates_.empty() || (swap_ && swap_->value); }
@@ -335,8 +352,8 @@ class Claim {
 
   bool wanted_ = false;
   std::string desired_;
-  std::int64_t lease_ = 0;            // for the next write; 0: none
-  std::vector<std::int64_t> leases_;  // ours, the newest last: one of them may hold the key
+  std::chrono::seconds ttl_{0};
+  OwnLeases leases_;
 
   std::int64_t seen_ = 0;   // the newest revision at which we know the key's state
   std::int64_t known_ = 0;  // its mod_revision if it is ours, with stored_ under held_

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <asio/awaitable.hpp>
+#include <algorithm>
 #include <chrono>
 #include <cstdint>
 #include <functional>
@@ -11,6 +12,7 @@
 #include <string>
 #include <system_error>
 #include <utility>
+#include <vector>
 
 #include "registry/async/clock.hpp"
 #include "registry/async/signal.hpp"
@@ -49,14 +51,12 @@ class Keeper : public LeaseMember, public KeyObserver, public std::enable_shared
         claim_(std::move(key), tools_->config.on_conflict),
         backoff_(tools_->config.retry_interval, tools_->config.max_retry_interval) {}
 
-  /// Register with this value, or update it. Returns a number for stored() and failed().
+  /// Register with this value on a lease of this TTL, or update either. Returns a number for stored() and failed().
   std::uint64_t desire(std::string value, std::chrono::seconds ttl) {
-    if (lease_ && ttl_ != ttl) release_lease();
-    ttl_ = ttl;
     failure_.clear();
     last_error_.clear();
     if (!claim_.wanted()) attempt_ = wanted_ + 1;
-    claim_.desire(std::move(value));
+    claim_.desire(std::move(value), ttl);
     hurry();
     return ++wanted_;
   }
@@ -69,13 +69,9 @@ class Keeper : public LeaseMember, public KeyObserver, public std::enable_shared
     hurry();
   }
 
-  /// The lease is given up although the key may still be there: if nobody else needs it, it is revoked or
-  /// runs out.
-  void release_lease() {
-    if (!lease_) return;
-    lease_->watch(shared_from_this());
-    tools_->leases->release(std::exchange(lease_, nullptr), this);
-    claim_.release_lease();
+  /// Every lease is given up although the key may still be there: what nobody else needs is revoked or runs out.
+  void release_leases() {
+    while (!leases_.empty()) let_go(leases_.back()->id);
   }
 
   /// Ends without the store: waiting callers get `reason`.
@@ -107,7 +103,7 @@ class Keeper : public LeaseMember, public KeyObserver, public std::enable_shared
       }
     }
     self->stopped_ = self->running_ = false;
-    self->release_lease();
+    self->release_leases();
     self->tools_->guard->remove(self->service_, self->claim_.key());
     self->changed();
   }
@@ -138,32 +134,31 @@ class Keeper : public LeaseMember, public KeyObserver, public std::enable_shared
   const Problem& last_error() const { return last_error_; }
 
   Registration receipt() const {
-    return Registration(id_, lease_ ? lease_->id : 0,
-                        lease_ ? lease_->renewal.ttl() : std::chrono::seconds(0), claim_.revision());
+    const auto lease = held(claim_.current_lease());
+    return Registration(id_, lease ? lease->id : 0, lease ? lease->renewal.ttl() : std::chrono::seconds(0),
+                        claim_.revision());
   }
   bool stopped() const { return stopped_; }
   /// The desire() that began the present claim.
   std::uint64_t attempt() const { return attempt_; }
-  std::chrono::seconds ttl() const { return ttl_; }
+  /// The wanted one.
+  std::chrono::seconds ttl() const { return claim_.ttl(); }
   const std::string& service() const { return service_; }
   const std::string& id() const { return id_; }
   const std::string& key() const { return claim_.key(); }
 
   void lease_gone(std::int64_t id, std::error_code reason) override {
-    const bool current = lease_ && lease_->id == id;
+    if (claim_.current_lease() == id) rest_ = claim_.wanted();
     claim_.lease_gone(id, reason);
-    if (current) {
-      release_lease();
-      rest_ = claim_.wanted();
-    }
+    let_go(id);
     tell();
     wake_.raise();
     if (reason == errc::closed) fail_with(reason);
   }
 
-  void lease_moved(std::shared_ptr<SharedLease> to) override {
-    lease_ = std::move(to);
-    claim_.lease(lease_->id);
+  void lease_moved(std::int64_t from, std::shared_ptr<SharedLease> to) override {
+    let_go(from);
+    hold(std::move(to));
     wake_.raise();
   }
 
@@ -203,7 +198,7 @@ class Keeper : public LeaseMember, public KeyObserver, public std::enable_shared
     std::shared_ptr<SharedLease> lease;
     Problem error;
     try {
-      lease = co_await LeasePool::attach(self->tools_->leases, self->ttl_, self, self->alone_);
+      lease = co_await LeasePool::attach(self->tools_->leases, self->claim_.ttl(), self, self->alone_);
     } catch (const std::system_error& failure) {
       error = Problem(failure);
     }
@@ -211,8 +206,7 @@ class Keeper : public LeaseMember, public KeyObserver, public std::enable_shared
       self->fail_with(error);
       co_await pause(self);
     } else if (lease->has(self.get())) {  // else it was moved or lost meanwhile
-      self->lease_ = lease;
-      self->claim_.lease(lease->id);
+      self->hold(lease);
       if (lease->state != SharedLease::Live) self->lease_gone(lease->id, make_error_code(errc::lease_lost));
     }
   }
@@ -234,7 +228,7 @@ class Keeper : public LeaseMember, public KeyObserver, public std::enable_shared
     self->claim_.write_failed(error);
     self->fail_with(error);
     if (error == errc::lease_lost) {
-      if (self->lease_ && self->lease_->id == lease) self->tools_->leases->gone(self->lease_);
+      if (auto gone = self->held(lease)) self->tools_->leases->gone(std::move(gone));
       co_return;
     }
     co_await pause(self);
@@ -246,7 +240,7 @@ class Keeper : public LeaseMember, public KeyObserver, public std::enable_shared
       co_await self->wake_.wait();
       co_return;
     }
-    self->release_lease();
+    self->release_leases();
     self->changed();
     for (const std::int64_t id : self->claim_.doubtful_leases()) {
       if (const auto lease = self->tools_->leases->find(id)) {
@@ -263,6 +257,26 @@ class Keeper : public LeaseMember, public KeyObserver, public std::enable_shared
                                       self->tools_->config.max_retry_interval);
       self->claim_.probe();
     }
+  }
+
+  void hold(std::shared_ptr<SharedLease> lease) {
+    claim_.lease(lease->id, lease->wanted_ttl);
+    leases_.push_back(std::move(lease));
+  }
+
+  std::shared_ptr<SharedLease> held(std::int64_t id) const {
+    const auto found =
+        std::find_if(leases_.begin(), leases_.end(), [id](const auto& each) { return each->id == id; });
+    return found == leases_.end() ? nullptr : *found;
+  }
+
+  void let_go(std::int64_t id) {
+    const auto lease = held(id);
+    if (!lease) return;
+    std::erase(leases_, lease);
+    claim_.leave(id);
+    lease->watch(shared_from_this());
+    tools_->leases->release(lease, this);
   }
 
   static asio::awaitable<void> pause(std::shared_ptr<Keeper> self) {
@@ -297,7 +311,7 @@ class Keeper : public LeaseMember, public KeyObserver, public std::enable_shared
       tools_->events->emit(RegistrationState::Displaced, id_, make_error_code(action.reason));
     }
     lost_ = rest_ = false;
-    release_lease();
+    release_leases();
     changed();
   }
 
@@ -305,6 +319,7 @@ class Keeper : public LeaseMember, public KeyObserver, public std::enable_shared
   void tell() {
     const auto now = std::chrono::steady_clock::now();
     if (claim_.settled()) {
+      for (const std::int64_t id : claim_.spare_leases()) let_go(id);
       if (!registered_ || lost_) {
         const bool first = !std::exchange(registered_, true);
         lost_ = rest_ = false;
@@ -331,9 +346,8 @@ class Keeper : public LeaseMember, public KeyObserver, public std::enable_shared
   const std::string service_, id_;
   Claim claim_;
   Backoff backoff_;
-  std::chrono::seconds ttl_{0};
-  std::shared_ptr<SharedLease> lease_;
-  bool alone_ = false;  // shares its lease with nobody
+  std::vector<std::shared_ptr<SharedLease>> leases_;  // those that the claim keeps
+  bool alone_ = false;                                // shares its lease with nobody
 
   bool running_ = false, stopped_ = false;
   bool registered_ = false;  // was told so

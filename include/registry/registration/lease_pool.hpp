@@ -301,7 +301,7 @@ class LeasePool : public std::enable_shared_from_this<LeasePool> {
         if (!lease->remove(member.get())) continue;
         fresh[i]->add(member);
         lease->watch(member);
-        member->lease_moved(fresh[i]);
+        member->lease_moved(lease->id, fresh[i]);
       }
       self->keep(fresh[i]);
     }

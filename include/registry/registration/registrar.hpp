@@ -78,11 +78,14 @@ class Registrar {
     co_return keeper->receipt();
   }
 
-  /// Replaces what is published of an instance, under the same lease. Throws `not_registered`, `displaced`,
-  /// `invalid_argument`, `closed`, or why it could not be stored. If the store cannot be reached the new
-  /// value stays wanted and is stored later; if the store refuses it, the old one stays.
-  static asio::awaitable<void> update(std::shared_ptr<Registrar> self, ServiceInstance instance) {
+  /// Replaces what is published of an instance: under the same lease if the TTL stays (zero: it does), else the same
+  /// write moves the key to a lease of the other TTL. Throws `not_registered`, `displaced`, `invalid_argument`,
+  /// `closed`, or why it could not be stored. If the store cannot be reached what is new stays wanted and is stored
+  /// later; if the store refuses it, all stays as it was.
+  static asio::awaitable<void> update(std::shared_ptr<Registrar> self, ServiceInstance instance,
+                                      std::chrono::seconds ttl) {
     validate(instance);
+    validate_ttl(ttl);
     if (self->closed_) fail(errc::closed);
     const auto keeper = self->find(instance.id);
     if (keeper->service() != instance.name) {
@@ -90,7 +93,7 @@ class Registrar {
                                        " is registered as an instance of " + quote(keeper->service()));
     }
     if (!keeper->wanted()) fail(errc::displaced, "id = " + quote(instance.id));
-    const auto which = keeper->desire(encode(instance), keeper->ttl());
+    const auto which = keeper->desire(encode(instance), ttl.count() == 0 ? keeper->ttl() : ttl);
     const auto settled = [keeper, which] {
       return keeper->stored(which) || keeper->failed(which) || !keeper->wanted();
     };
@@ -112,7 +115,7 @@ class Registrar {
     const auto settled = [keeper] { return keeper->removed() || keeper->wanted() || keeper->stopped(); };
     co_await Keeper::until(keeper, deadline(), settled);
     if (keeper->removed() || keeper->wanted()) co_return;
-    keeper->release_lease();
+    keeper->release_leases();
     throw_reason(*keeper);
   }
 
@@ -174,16 +177,15 @@ class Registrar {
     Attempt(const Attempt&) = delete;
     Attempt& operator=(const Attempt&) = delete;
     ~Attempt() {
-      registrar_->observer_.count(
-          succeeded_ ? metric::registrations : metric::registration_failures,
-          keeper_->service());
+      registrar_->observer_.count(succeeded_ ? metric::registrations : metric::registration_failures,
+                                  keeper_->service());
       if (succeeded_) return;
       const auto known = registrar_->ids_.find(keeper_->id());
       if (known == registrar_->ids_.end() || known->second != keeper_ || keeper_->attempt() != number_)
         return;
       registrar_->ids_.erase(known);
       keeper_->remove();
-      keeper_->release_lease();
+      keeper_->release_leases();
     }
     std::uint64_t number() const { return number_; }
     void succeeded() { succeeded_ = true; }

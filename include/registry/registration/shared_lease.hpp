@@ -24,7 +24,7 @@ class LeaseMember {
   /// The lease is lost or has ended.
   virtual void lease_gone(std::int64_t id, std::error_code reason) = 0;
   /// The member has been put on another lease; its key follows, before the old lease ends.
-  virtual void lease_moved(std::shared_ptr<SharedLease> to) = 0;
+  virtual void lease_moved(std::int64_t from, std::shared_ptr<SharedLease> to) = 0;
   /// The lease cannot be renewed because of this member's key: share none from now on.
   virtual void lease_denied() = 0;
 };

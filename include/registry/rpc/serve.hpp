@@ -20,7 +20,6 @@
 #include <asio/use_awaitable.hpp>
 #include <atomic>
 #include <chrono>
-#include <csignal>
 #include <cstdint>
 #include <exception>
 #include <functional>
@@ -32,6 +31,7 @@
 #include <utility>
 #include <vector>
 
+#include "registry/async/generator.hpp"
 #include "registry/async/home.hpp"
 #include "registry/async/signal.hpp"
 #include "registry/async/sleep.hpp"
@@ -39,86 +39,14 @@
 #include "registry/model/endpoint.hpp"
 #include "registry/model/errors.hpp"
 #include "registry/model/instance.hpp"
-#include "registry/model/limits.hpp"
 #include "registry/model/registration.hpp"
 #include "registry/model/text.hpp"
-#include "registry/model/validate.hpp"
 #include "registry/observe/observer.hpp"
 #include "registry/policy/advertise.hpp"
+#include "registry/rpc/serve_change.hpp"
+#include "registry/rpc/serve_config.hpp"
 
 namespace registry {
-
-/// How to serve, and as whom.
-struct ServeConfig {
-  /// What is registered. When it has no endpoints it gets one: `grpc://<advertised host>:<real port>`.
-  ServiceInstance instance;
-  /// Where to listen: "host:port", "[v6]:port" or ":port" (every address). Port 0: any free one. Empty: the builder
-  /// has its ports already, and the instance its endpoints.
-  std::string listen_address = "0.0.0.0:0";
-  /// For listen_address. Null: insecure.
-  std::shared_ptr<grpc::ServerCredentials> credentials;
-  /// What clients connect to: a name or an address, never a wildcard. Empty: the host of listen_address, or, if that
-  /// is a wildcard, this machine's address on the route to `route_to`.
-  std::string advertised_host;
-  /// Towards whom the advertised address is looked up: the store, as in ConnectorConfig::endpoints, or any address of
-  /// the network the clients are in. Nothing is sent there. Empty: the address of the default route.
-  std::string route_to;
-  /// Of the registration. Zero: the Registry's default.
-  std::chrono::seconds ttl{0};
-  /// Between deregistration and refusing calls: time for clients to hear of it, so that none of their calls is
-  /// refused. A change reaches gRPC channels within some 60 ms (pushes are folded, 20 a second); one second leaves
-  /// room for a busy machine.
-  std::chrono::milliseconds drain_delay{1000};
-  /// How long calls under way may take after that; then they are cancelled.
-  std::chrono::milliseconds drain_timeout{10000};
-  /// What ends serving. Empty: no signal, only cancellation.
-  std::vector<int> signals{SIGINT, SIGTERM};
-  /// Called once registered, with the receipt and the port (0 without a listen_address). What it throws ends serving
-  /// and is thrown by serve().
-  std::function<void(const Registration&, int port)> on_registered;
-  /// Is told about failures that do not end serving.
-  Observer observer;
-
-  ServeConfig() {}
-  explicit ServeConfig(ServiceInstance who) : instance(std::move(who)) {}
-  ServeConfig(ServiceInstance who, std::string where)
-      : instance(std::move(who)), listen_address(std::move(where)) {}
-};
-
-/// Throws `invalid_argument` that names the field and the value.
-inline void validate(const ServeConfig& config) {
-  using namespace detail;
-  using std::chrono::milliseconds;
-  ServiceInstance instance = config.instance;
-  if (instance.endpoints.empty() && config.listen_address.empty()) {
-    reject("listen_address", "\"\"", "name where to listen, or the instance's endpoints");
-  }
-  if (instance.endpoints.empty()) instance.endpoints = {"grpc://127.0.0.1:1"};  // filled in later
-  validate(instance);
-  for (const std::string& text : instance.endpoints) {
-    if (is_wildcard(parse_endpoint(text)->host)) {
-      reject("endpoint", quote(text), "is a wildcard, which nobody can connect to: name one address");
-    }
-  }
-  if (!config.listen_address.empty()) {
-    const auto listen = parse_listen_address(config.listen_address);
-    if (!listen) {
-      reject("listen_address", quote(config.listen_address),
-             "use host:port, [v6]:port or :port; port 0 for any");
-    }
-    if (config.instance.endpoints.empty()) {
-      const AdvertiseDecision decision = advertise(config.advertised_host, listen->host, std::nullopt);
-      if (decision.kind == AdvertiseDecision::Reject) {
-        reject("advertised_host", quote(config.advertised_host), decision.why);
-      }
-    }
-  }
-  validate_ttl(config.ttl);
-  for (const auto& [field, value] :
-       {std::pair("drain_delay", config.drain_delay), std::pair("drain_timeout", config.drain_timeout)}) {
-    if (value < milliseconds(0) || value > max_duration) reject(field, shown(value), "use 0 ms to 24 h");
-  }
-}
 
 namespace detail {
 
@@ -303,7 +231,8 @@ inline int listen(Serving& self, grpc::ServerBuilder& builder, const asio::any_i
 }
 
 /// Everything after the server has started and before it stops. Returns when serving is to end; throws why it must.
-inline asio::awaitable<void> stay_registered(ServingPtr self, Registry& registry, int port) {
+inline asio::awaitable<void> stay_registered(ServingPtr self, Registry& registry, int port,
+                                             Generator<ServeChange> changes) {
   const ServeConfig& config = self->config;
   ServiceInstance instance = config.instance;
   if (instance.endpoints.empty()) {
@@ -335,6 +264,11 @@ inline asio::awaitable<void> stay_registered(ServingPtr self, Registry& registry
     if (config.on_registered) config.on_registered(registration, port);
   } catch (...) {
     error = std::current_exception();
+  }
+  if (!error) {
+    auto following =
+        follow_changes(registry, LiveInstance(config, instance, registration), std::move(changes));
+    co_await until_stopped<bool>(self, 1, std::move(following), nullptr);
   }
   while (!error && self->stops == 0) co_await self->changed.wait();
 
@@ -370,11 +304,12 @@ inline asio::awaitable<void> drain(ServingPtr self) {
   self->server.reset();
 }
 
-inline asio::awaitable<void> serve_here(ServingPtr self, Registry& registry, int port) {
+inline asio::awaitable<void> serve_here(ServingPtr self, Registry& registry, int port,
+                                        Generator<ServeChange> changes) {
   const auto signals = std::make_shared<SignalWatch>(co_await asio::this_coro::executor, self);
   signals->arm();
   try {
-    co_await stay_registered(self, registry, port);
+    co_await stay_registered(self, registry, port, std::move(changes));
   } catch (...) {
     self->error = std::current_exception();
   }
@@ -382,8 +317,8 @@ inline asio::awaitable<void> serve_here(ServingPtr self, Registry& registry, int
   signals->stop();
 }
 
-inline asio::awaitable<void> serve_with(Registry& registry, grpc::ServerBuilder& builder,
-                                        ServeConfig config) {
+inline asio::awaitable<void> serve_with(Registry& registry, grpc::ServerBuilder& builder, ServeConfig config,
+                                        Generator<ServeChange> changes) {
   validate(config);
   const auto self = std::make_shared<Serving>(std::move(config));
   const auto executor = co_await asio::this_coro::executor;
@@ -393,7 +328,7 @@ inline asio::awaitable<void> serve_with(Registry& registry, grpc::ServerBuilder&
     if (error) self->error = error;
     self->over.raise();
   };
-  home.spawn(serve_here(self, registry, port), std::move(end));
+  home.spawn(serve_here(self, registry, port, std::move(changes)), std::move(end));
   std::function<void()> cancel = [weak = std::weak_ptr<Serving>(self)] {
     if (const auto running = weak.lock()) running->request_stop();
   };
@@ -410,12 +345,14 @@ inline asio::awaitable<void> serve_with(Registry& registry, grpc::ServerBuilder&
 ///
 ///  1. Adds `listen_address` to the builder and starts the server: it answers calls from now on.
 ///  2. Registers the instance, with the real port.
-///  3. Waits for one of the signals (or for cancellation).
+///  3. Waits for one of the signals (or for cancellation), and applies `changes` meanwhile: see ServeChange.
 ///  4. Deregisters it; its lease is revoked unless other instances share it. If the store cannot be reached it goes
 ///     away with its lease.
 ///  5. Waits `drain_delay` while new calls are still answered: clients hear of the deregistration and move on.
 ///  6. Refuses new calls and lets those under way end, until `drain_timeout`; then they are cancelled.
 ///  7. Stops the server and returns.
+///
+/// `changes` is taken from in step 3 only. No change, and no end of it, ends serving.
 ///
 /// A second signal ends whatever it waits for, and cancels the calls; a third one kills the process, since the
 /// signals are the system's again.
@@ -433,8 +370,9 @@ inline asio::awaitable<void> serve_with(Registry& registry, grpc::ServerBuilder&
 /// offers no other way, so step 6 uses a thread of its own, the only one that the library ever starts. If the
 /// execution context is destroyed meanwhile the calls are cancelled and the handlers awaited there. A handler that
 /// ignores its cancellation holds the end up. The port is not shared (GRPC_ARG_ALLOW_REUSEPORT is off).
-inline asio::awaitable<void> serve(Registry& registry, grpc::ServerBuilder& builder, ServeConfig config) {
-  return detail::serve_with(registry, builder, std::move(config));
+inline asio::awaitable<void> serve(Registry& registry, grpc::ServerBuilder& builder, ServeConfig config,
+                                   Generator<ServeChange> changes = Generator<ServeChange>()) {
+  return detail::serve_with(registry, builder, std::move(config), std::move(changes));
 }
 
 }  // namespace registry
