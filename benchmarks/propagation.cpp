@@ -115,8 +115,8 @@ class Round {
 class UpdateMetrics final : public registry::Metrics {
  public:
   explicit UpdateMetrics(Round& round) : round_(round) {}
-  void add(std::string_view name, std::string_view, double) noexcept override {
-    if (name != "registry_resolver_updates_total") return;
+  void add(const registry::Metric& metric, std::string_view, double) noexcept override {
+    if (metric.name != registry::metric::resolver_updates.name) return;
     round_.reached(update);
     ++updates;
   }

@@ -2,6 +2,7 @@
 # Builds and runs benchmarks: tools/bench.sh [name [argument...]], all of benchmarks/ unless one is named. Each prints a table; `--json FILE`
 # writes it to a file too. REGISTRY_ETCD names another etcd server. Times mean something on a quiet machine only.
 #   tools/bench.sh propagation --rounds 500 --json propagation.json
+#   tools/bench.sh reads --benchmark_filter=robin
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
@@ -18,7 +19,7 @@ else
   for source in "$project_dir"/benchmarks/*.cpp; do names+=("$(basename "$source" .cpp)"); done
 fi
 
-install_packages "${build_packages[@]}" "${test_packages[@]}"
+install_packages "${build_packages[@]}" "${test_packages[@]}" libbenchmark-dev
 cd "$project_dir"
 say "preset $preset: configure"
 cmake --preset "$preset"

@@ -65,3 +65,17 @@ TEST_CASE("docs: the table of metrics is the one in the code, and every metric i
   used.erase("all");
   CHECK(used == declared);
 }
+
+TEST_CASE("docs: the code in docs/observability.md stands in the tests, word for word") {
+  const fs::path project = REGISTRY_PROJECT_DIR;
+  const auto flush_left = [](const std::string& text) {
+    return std::regex_replace(text, std::regex("\n +"), "\n");
+  };
+  const std::string tests = flush_left(text_of(project / "tests/unit/observe_test.cpp") +
+                                       text_of(project / "tests/integration/observability_test.cpp"));
+  const Rows snippets =
+      found(flush_left(text_of(project / "docs/observability.md")), R"(```cpp(\n[^`]+\n)```)");
+  CHECK(snippets.size() == 2);
+  for (const std::string& snippet : snippets)
+    CHECK_MESSAGE(tests.find(snippet) != std::string::npos, snippet);
+}

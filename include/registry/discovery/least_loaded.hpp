@@ -1,6 +1,8 @@
 // A balancer that knows how its own calls fare.
 #pragma once
 
+#include <time.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cstddef>
@@ -100,7 +102,7 @@ class LeastLoadedBalancer {
   /// Picks without counting: for a look at who would be next, or for calls that are over at once.
   std::shared_ptr<const ServiceInstance> pick(const ServiceView& view) {
     const auto& mine = plans_.get(view);
-    return mine.size() == 0 ? nullptr : mine.share(choose(*mine.plan, ticks(Clock::now())));
+    return mine.size() == 0 ? nullptr : mine.share(choose(*mine.plan, recent_ticks()));
   }
 
  private:
@@ -138,6 +140,17 @@ class LeastLoadedBalancer {
   static std::uint32_t ticks(Clock::time_point time) noexcept {
     return static_cast<std::uint32_t>(
         std::chrono::duration_cast<std::chrono::milliseconds>(time.time_since_epoch()).count());
+  }
+
+  /// As of the kernel's last tick: some milliseconds old, at a fifth of the price.
+  static std::uint32_t recent_ticks() noexcept {
+#ifdef CLOCK_MONOTONIC_COARSE  // steady_clock's own time line
+    timespec now{};
+    ::clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+    return static_cast<std::uint32_t>(now.tv_sec * 1000 + now.tv_nsec / 1'000'000);
+#else
+    return ticks(Clock::now());
+#endif
   }
 
   static std::size_t choose(const Plan& plan, std::uint32_t now) {

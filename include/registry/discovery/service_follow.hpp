@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <string>
 #include <system_error>
@@ -141,7 +142,7 @@ class ServiceFollow final : public RangeSink, public std::enable_shared_from_thi
   void confirmed() { measure(std::chrono::system_clock::now()); }
 
   void measure(std::chrono::system_clock::time_point confirmed) const {
-    if (!observer_.measures()) return;
+    if (over_ || !observer_.measures()) return;
     observer_.set(metric::service_instances, service_, static_cast<double>(table_->live()));
     observer_.set(metric::service_confirmed, service_,
                   std::chrono::duration<double>(confirmed.time_since_epoch()).count());
@@ -236,6 +237,9 @@ class ServiceFollow final : public RangeSink, public std::enable_shared_from_thi
     if (std::exchange(over_, true)) return;
     save_now();
     mark_stale();
+    // Followed no longer: neither its size nor its age means anything from here on.
+    for (const Metric& gauge : {metric::service_instances, metric::held_instances, metric::service_confirmed})
+      if (listed_) observer_.set(gauge, service_, std::numeric_limits<double>::quiet_NaN());
     for_each(queues_, [](EventQueue& queue) { queue.close(); });
     for_each(views_, [](ViewState& view) { view.close(); });
   }

@@ -30,7 +30,8 @@ class Metrics {
   /// Adds to a counter, or to a gauge that several Registries share (then the amount may be negative). `service` is
   /// its label, empty where it has none.
   virtual void add(const Metric& metric, std::string_view service, double amount) noexcept = 0;
-  /// Sets a gauge. By default these are not kept.
+  /// Sets a gauge; NaN: it has no value any more, as that of a service which is followed no longer. By default these
+  /// are not kept.
   virtual void set(const Metric& gauge, std::string_view service, double value) noexcept {
     static_cast<void>(gauge), static_cast<void>(service), static_cast<void>(value);
   }

@@ -2,7 +2,9 @@
 #pragma once
 
 #include <prometheus/counter.h>
+#include <prometheus/family.h>
 #include <prometheus/gauge.h>
+#include <prometheus/labels.h>
 #include <prometheus/registry.h>
 
 #include <map>
@@ -12,37 +14,44 @@
 #include <string_view>
 #include <utility>
 
+#include "registry/model/errors.hpp"
 #include "registry/observe/observer.hpp"
 
 namespace registry {
 
-/// All metrics are there from the start, those without a label with the value 0. Thread-safe.
+/// The metrics of observe/metric.hpp are declared from the start: those without a label show 0, those by service show with
+/// the first event of a service. A metric that is not in that table is ignored. Thread-safe.
+///
+/// Several of these on one prometheus::Registry share their series: counters and `registry_registered_instances` add up,
+/// of the other gauges the last value shows. Labels tell them apart.
 class PrometheusMetrics final : public Metrics {
  public:
-  /// Keeps `target` alive. Throws what prometheus-cpp throws if a metric of the same name is there with another type.
-  explicit PrometheusMetrics(std::shared_ptr<prometheus::Registry> target) : target_(std::move(target)) {
+  /// Keeps `target` alive. `labels` go to every series. Throws `invalid_argument` for the label "service", which is ours,
+  /// and what prometheus-cpp throws for a bad label, or if a metric of the same name is there with another type.
+  explicit PrometheusMetrics(std::shared_ptr<prometheus::Registry> target,
+                             prometheus::Labels labels = prometheus::Labels())
+      : target_(std::move(target)), labels_(std::move(labels)) {
+    if (!target_) detail::fail(errc::invalid_argument, "target = null: pass a prometheus::Registry");
+    if (labels_.count("service") != 0)
+      detail::fail(errc::invalid_argument,
+                   "labels = \"service\": that is the name of the service, use another");
     for (const Metric& metric : metric::all) {
-      const std::string name(metric.name), help(metric.help);
       if (metric.kind == Metric::Kind::Counter) {
-        counters_.emplace(
-            metric.name,
-            Series<prometheus::Counter>(prometheus::BuildCounter().Name(name).Help(help).Register(*target_)));
-        if (!metric.by_service) counters_.at(metric.name).of("");
+        declare(counters_, prometheus::BuildCounter(), metric);
       } else {
-        gauges_.emplace(metric.name, Series<prometheus::Gauge>(
-                                         prometheus::BuildGauge().Name(name).Help(help).Register(*target_)));
-        if (!metric.by_service) gauges_.at(metric.name).of("");
+        declare(gauges_, prometheus::BuildGauge(), metric);
       }
     }
   }
 
+  /// A counter takes no amount below 0.
   void add(const Metric& metric, std::string_view service, double amount) noexcept override {
     try {
       const std::lock_guard lock(mutex_);
-      if (metric.kind == Metric::Kind::Counter) {
-        counters_.at(metric.name).of(service).Increment(amount);
-      } else {
-        gauges_.at(metric.name).of(service).Increment(amount);
+      if (metric.kind == Metric::Kind::Gauge) {
+        if (auto* const gauge = find(gauges_, metric, service)) gauge->Increment(amount);
+      } else if (amount > 0) {
+        if (auto* const counter = find(counters_, metric, service)) counter->Increment(amount);
       }
     } catch (...) {
       // Out of memory: this one is not counted.
@@ -52,7 +61,7 @@ class PrometheusMetrics final : public Metrics {
   void set(const Metric& metric, std::string_view service, double value) noexcept override {
     try {
       const std::lock_guard lock(mutex_);
-      gauges_.at(metric.name).of(service).Set(value);
+      if (auto* const gauge = find(gauges_, metric, service)) gauge->Set(value);
     } catch (...) {
       // Out of memory: it keeps its value.
     }
@@ -60,26 +69,40 @@ class PrometheusMetrics final : public Metrics {
 
  private:
   template <class T>
-  class Series {
-   public:
-    explicit Series(prometheus::Family<T>& family) : family_(&family) {}
-    T& of(std::string_view service) {
-      const auto known = all_.find(service);
-      if (known != all_.end()) return *known->second;
-      prometheus::Labels labels;
-      if (!service.empty()) labels.emplace("service", service);
-      return *all_.emplace(service, &family_->Add(labels)).first->second;
-    }
-
-   private:
-    prometheus::Family<T>* family_;
-    std::map<std::string, T*, std::less<>> all_;
+  struct Series {
+    explicit Series(prometheus::Family<T>& of) : family(of) {}
+    prometheus::Family<T>& family;
+    std::map<std::string, T*, std::less<>> by_service;
   };
+  template <class T>
+  using Table = std::map<std::string_view, Series<T>>;  // by the names in metric::all
+
+  template <class T, class Builder>
+  void declare(Table<T>& table, Builder builder, const Metric& metric) {
+    auto& family = builder.Name(std::string(metric.name)).Help(std::string(metric.help)).Register(*target_);
+    table.emplace(metric.name, Series<T>(family));
+    if (!metric.by_service) find(table, metric, "");
+  }
+
+  /// Null if it is not in the table.
+  template <class T>
+  T* find(Table<T>& table, const Metric& metric, std::string_view service) {
+    const auto found = table.find(metric.name);
+    if (found == table.end()) return nullptr;
+    auto& [family, by_service] = found->second;
+    if (!metric.by_service) service = {};
+    const auto known = by_service.find(service);
+    if (known != by_service.end()) return known->second;
+    prometheus::Labels labels = labels_;
+    if (!service.empty()) labels.emplace("service", service);
+    return by_service.emplace(service, &family.Add(labels)).first->second;
+  }
 
   const std::shared_ptr<prometheus::Registry> target_;
+  const prometheus::Labels labels_;
   std::mutex mutex_;
-  std::map<std::string_view, Series<prometheus::Counter>> counters_;  // by the names in metric::all
-  std::map<std::string_view, Series<prometheus::Gauge>> gauges_;
+  Table<prometheus::Counter> counters_;
+  Table<prometheus::Gauge> gauges_;
 };
 
 }  // namespace registry

@@ -7,25 +7,30 @@
 #include <string_view>
 #include <utility>
 
+#include "registry/model/errors.hpp"
 #include "registry/observe/observer.hpp"
 
 namespace registry {
 
-/// Thread-safe if the logger is (spdlog's `_mt` sinks, or an asynchronous logger).
+/// Thread-safe if the logger is (spdlog's `_mt` sinks, or an asynchronous logger). What its sinks throw goes to the
+/// error handler of the logger: spdlog's own prints it to stderr, at most once a second.
 class SpdlogLogger final : public Logger {
  public:
-  /// `logger` must not be null. Which levels are written is its own business.
-  explicit SpdlogLogger(std::shared_ptr<spdlog::logger> logger) : logger_(std::move(logger)) {}
+  /// Which levels are written is the logger's own business. Throws `invalid_argument` for null.
+  explicit SpdlogLogger(std::shared_ptr<spdlog::logger> logger) : logger_(std::move(logger)) {
+    if (!logger_) detail::fail(errc::invalid_argument, "logger = null: pass an spdlog::logger");
+  }
 
   void log(LogLevel level, std::string_view text) noexcept override {
     try {
-      logger_->log(level_of(level), spdlog::string_view_t(text.data(), text.size()));
+      // The overload that takes text as it is, not as a format.
+      logger_->log(spdlog::source_loc(), level_of(level), spdlog::string_view_t(text.data(), text.size()));
     } catch (...) {
-      // spdlog reports its own errors; there is nobody else to tell.
+      // The error handler of the logger has thrown: there is nobody else to tell.
     }
   }
 
- private:
+  /// The level of the same meaning.
   static spdlog::level::level_enum level_of(LogLevel level) noexcept {
     switch (level) {
       case LogLevel::Debug: return spdlog::level::debug;
@@ -36,6 +41,7 @@ class SpdlogLogger final : public Logger {
     return spdlog::level::info;
   }
 
+ private:
   const std::shared_ptr<spdlog::logger> logger_;
 };
 
