@@ -674,6 +674,22 @@ TEST_CASE("never answered: a read goes to the other member while there is time")
   CHECK(world.counters->endpoint_failures == 1);
 }
 
+TEST_CASE("never answered: a second try: the error tells what the first one has met") {
+  Scripted world(impatient(1s));
+  world.server.range.fail_next(unavailable());
+  world.server.range.ignore_all();
+  const auto since = Clock::now();
+  const std::string text = world.run(text_of(world.store.range(one_key("a"))));
+  check_elapsed(since, 1s);
+  CHECK(world.server.range.calls() == 2);
+  CAPTURE(text);
+  CHECK(contains(text, "etcd " + world.server.endpoint() + " (no TLS): Range: "));
+  CHECK(contains(text, "the script says so"));
+  CHECK(contains(text, ", then no answer in time"));
+  // Without a reason, that is all there is to tell.
+  CHECK_FALSE(contains(world.run(text_of(world.store.range(one_key("a")))), "then no answer"));
+}
+
 TEST_CASE("never answered: the answer to a registration's write is lost: one key, ours, on its lease") {
   Scripted world(impatient(500ms), unguarded());
   world.server.txn.lose_next();

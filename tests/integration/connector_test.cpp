@@ -69,6 +69,9 @@ TEST_CASE("connector: bad settings name the field and the value") {
   says(with([](auto& c) { c.endpoints = {"https://localhost:2379"}; }), "wants TLS");
   says(with([](auto& c) { c.request_timeout = 0ms; }), "request_timeout = 0 ms");
   says(with([](auto& c) { c.ping_interval = 1s; }), "ping_interval = 1000 ms");
+  says(with([](auto& c) { c.auto_sync_interval = 999ms; }), "auto_sync_interval = 999 ms");
+  says(with([](auto& c) { c.auto_sync_interval = -1ms; }), "auto_sync_interval = -1 ms");
+  says(with([](auto& c) { c.auto_sync_interval = 25h; }), "24 hours");
   says(with([](auto& c) { c.password = "secret"; }), "username");
   says(with([](auto& c) {
          c.tls.emplace();
@@ -304,7 +307,10 @@ TEST_CASE("connector: nothing is left to do once its watches are gone: the conte
   if (skip_without_etcd()) return;
   Etcd etcd;
   asio::io_context io;
-  etcd::Connector store(io.get_executor(), connector_config(etcd.endpoint()));
+  auto config = connector_config(etcd.endpoint());
+  SUBCASE("without auto-sync") {}
+  SUBCASE("with auto-sync") { config.auto_sync_interval = 1min; }
+  etcd::Connector store(io.get_executor(), config);
   auto once = [](etcd::Connector& on) -> asio::awaitable<void> {
     Generator<Batch> watch = on.watch(KeyRange("/a/", "/b"), 1);
     co_await watch.next();

@@ -91,3 +91,51 @@ TEST_CASE("endpoint choice: who asks again only after the time is over asks else
   choice.failed(0, now, 1.0);
   CHECK(choice.pick(now) == 1);
 }
+
+TEST_CASE("endpoint choice: one that is added waits for its turn, with the others as they were") {
+  EndpointChoice choice(2, 0.6);
+  choice.add();
+  CHECK(choice.size() == 3);
+  CHECK(choice.pick(start) == 1);
+  choice.failed(1, start, 1.0);
+  CHECK(choice.pick(start) == 2);
+  choice.failed(2, start, 1.0);
+  CHECK(choice.pick(start) == 0);
+}
+
+TEST_CASE(
+    "endpoint choice: one that is removed is not used again, and the one in use stays if it is another") {
+  EndpointChoice choice(4, 0.6);
+  CHECK(choice.pick(start) == 2);
+  choice.remove(3);
+  CHECK(choice.pick(start) == 2);
+  choice.remove(0);  // those behind it move up
+  CHECK(choice.pick(start) == 1);
+  // The one in use, at the end of the row.
+  choice.remove(1);
+  CHECK(choice.pick(start) == 0);
+  choice.failed(0, start, 1.0);
+  CHECK(choice.pick(start) == 0);
+  choice.remove(0);  // there is none but it
+  CHECK(choice.size() == 1);
+  CHECK(choice.pick(start) == 0);
+}
+
+TEST_CASE("endpoint choice: what is known of the others stays theirs when one before them is removed") {
+  EndpointChoice choice(3, 0.5);
+  choice.failed(2, start, 1.0);
+  choice.remove(0);
+  CHECK(choice.pick(start) == 0);
+  choice.failed(0, start + 1ms, 1.0);
+  CHECK(choice.pick(start + 2ms) == 1);  // avoided for the shortest time
+  CHECK(choice.pick(start + 1h) == 1);
+}
+
+TEST_CASE("endpoint choice: the one in use, at the end of the row, is removed while all fail") {
+  EndpointChoice choice(2, 0.0);
+  choice.failed(1, start, 0.0);
+  choice.failed(0, start, 1.0);
+  CHECK(choice.pick(start) == 1);
+  choice.remove(1);
+  CHECK(choice.pick(start) == 0);
+}

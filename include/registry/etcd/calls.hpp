@@ -83,12 +83,16 @@ inline asio::awaitable<pb::LeaseLeasesResponse> lease_leases(ConnectionPtr conne
                                         });
 }
 
+struct StartMemberList {
+  template <class Call, class Done>
+  void operator()(Member& at, Call& call, Done done) const {
+    at.cluster->async()->MemberList(&call.context, call.request.get(), &call.response, std::move(done));
+  }
+};
+
 inline asio::awaitable<pb::MemberListResponse> member_list(ConnectionPtr connection) {
   return unary<pb::MemberListResponse>(std::move(connection), "MemberList", Effect::Repeatable,
-                                       pb::MemberListRequest(), [](Member& at, auto& call, auto done) {
-                                         at.cluster->async()->MemberList(&call.context, call.request.get(),
-                                                                         &call.response, std::move(done));
-                                       });
+                                       pb::MemberListRequest(), StartMemberList());
 }
 
 inline asio::awaitable<pb::StatusResponse> status(ConnectionPtr connection) {
@@ -118,7 +122,7 @@ class RenewAttempt {
     auto call = std::make_shared<Stream::Reactor>();
     now.prepare(call->context);
     const InFlight in_flight(connection, call);
-    auto* const stub = connection->member(now.member).lease.get();
+    auto* const stub = now.member->lease.get();
     const Stream stream(co_await asio::this_coro::executor, call,
                         [stub](auto& reactor) { stub->async()->LeaseKeepAlive(&reactor.context, &reactor); });
     pb::LeaseKeepAliveRequest request;

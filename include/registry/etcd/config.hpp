@@ -36,6 +36,12 @@ struct ConnectorConfig {
   /// at least 6 s. Zero: no pings, and a peer that silently went away is only noticed by timeouts.
   std::chrono::milliseconds ping_interval{10000};
   std::chrono::milliseconds ping_timeout{3000};
+  /// How often the cluster is asked for its members while the Connector is in use, so that those that
+  /// `endpoints` does not name are used, too; at least 1 s, up to a tenth less by chance. Zero: never. Members are
+  /// reached at the client URLs that they advertise: one is used once it has answered there as one of the same
+  /// cluster (and is told user and password like the others), and no more when it has left. What
+  /// `endpoints` names is never given up. Who may not ask goes on with what is known.
+  std::chrono::milliseconds auto_sync_interval{0};
 
   ConnectorConfig() {}
 };
@@ -83,6 +89,8 @@ inline void validate(const ConnectorConfig& config) {
     detail::check_duration("ping_interval", config.ping_interval, std::chrono::seconds(6));
     detail::check_duration("ping_timeout", config.ping_timeout, std::chrono::milliseconds(100));
   }
+  if (config.auto_sync_interval.count() != 0)
+    detail::check_duration("auto_sync_interval", config.auto_sync_interval, std::chrono::seconds(1));
   if (config.username.empty() && !config.password.empty()) {
     detail::reject("username", "\"\"", "is empty but a password is set");
   }

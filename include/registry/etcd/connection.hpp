@@ -2,11 +2,14 @@
 // flight, and the end of it all.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <unordered_map>
 #include <utility>
@@ -19,6 +22,7 @@
 #include "registry/etcd/member.hpp"
 #include "registry/observe/observer.hpp"
 #include "registry/policy/endpoint_choice.hpp"
+#include "registry/policy/member_roster.hpp"
 
 namespace registry::etcd::detail {
 
@@ -30,7 +34,27 @@ using registry::detail::TaskScope;
 
 struct WatchHub;
 
-/// Thread-safe, except `hub` and `tasks`, which live on `home`.
+inline std::vector<std::string> addresses_of(const ConnectorConfig& config) {
+  std::vector<std::string> addresses;
+  for (const auto& text : config.endpoints) addresses.push_back(parse_endpoint(text)->authority());
+  return addresses;
+}
+
+/// How far auto-sync has come; see member_sync.hpp.
+struct MemberSync {
+  MemberRoster roster;
+  SyncPace pace;
+  std::chrono::steady_clock::time_point due = std::chrono::steady_clock::time_point::min();
+  bool running = false;     // sync_members is
+  bool told = false;        // that the last lists could not be had
+  std::size_t streams = 0;  // watches are open: the time is kept for them
+  Signal no_streams;
+
+  explicit MemberSync(const ConnectorConfig& config)
+      : roster(addresses_of(config), config.tls.has_value()), pace(config.auto_sync_interval) {}
+};
+
+/// Thread-safe, except `hub`, `sync` and `tasks`, which live on `home`.
 class Connection {
  public:
   using Clock = std::chrono::steady_clock;
@@ -41,12 +65,12 @@ class Connection {
         executor(user_executor),
         home(Home::strand(user_executor)),
         tasks(home),
-        choice_(config.endpoints.size(), random_.draw()) {
-    const auto credentials = make_credentials(config);
-    for (const auto& text : config.endpoints) {
-      const std::string address = parse_endpoint(text)->authority();
-      members_.push_back(std::make_unique<Member>(address, make_channel(config, address, credentials)));
-    }
+        sync(config),
+        credentials_(make_credentials(config)),
+        choice_(config.endpoints.size(), random_.draw()),
+        sync_due_(config.auto_sync_interval.count() > 0 ? sync.due : never) {
+    for (auto& address : addresses_of(config)) members_.push_back(make_member(std::move(address)));
+    count_ = members_.size();
   }
 
   const ConnectorConfig config;
@@ -55,23 +79,58 @@ class Connection {
   const Home home;      // where the watches live
   TaskScope tasks;
   std::shared_ptr<WatchHub> hub;
+  MemberSync sync;
 
-  std::size_t size() const noexcept { return members_.size(); }
+  /// How many endpoints there are to choose from.
+  std::size_t size() const noexcept { return count_; }
   bool logs_in() const noexcept { return !config.username.empty(); }
-  Member& member(std::size_t index) noexcept { return *members_[index]; }
 
-  std::size_t pick() {
+  /// Whoever uses a member owns it, too: it may be given up meanwhile.
+  MemberPtr pick() {
     const std::lock_guard lock(mutex_);
-    return choice_.pick(Clock::now());
+    return members_[choice_.pick(Clock::now())];
   }
-  void failed(std::size_t index) {
+  void failed(const Member& member) {
     const std::lock_guard lock(mutex_);
-    choice_.failed(index, Clock::now(), random_.draw());
+    if (const auto at = place_of(member)) choice_.failed(*at, Clock::now(), random_.draw());
   }
-  void succeeded(std::size_t index) {
+  void succeeded(const Member& member) {
     const std::lock_guard lock(mutex_);
-    choice_.succeeded(index);
+    if (const auto at = place_of(member)) choice_.succeeded(*at);
   }
+
+  MemberPtr make_member(std::string address) const {
+    auto channel = make_channel(config, address, credentials_);
+    return std::make_shared<Member>(std::move(address), channel);
+  }
+  /// One more to choose from.
+  void add(MemberPtr member) {
+    const std::lock_guard lock(mutex_);
+    members_.push_back(std::move(member));
+    choice_.add();
+    count_ = members_.size();
+  }
+  /// Of those that were added. What is under way there goes on.
+  void remove(const std::string& address) {
+    MemberPtr gone;  // let go of behind the lock
+    const std::lock_guard lock(mutex_);
+    for (std::size_t at = config.endpoints.size(); at < members_.size(); ++at) {
+      if (members_[at]->address != address) continue;
+      gone = std::move(members_[at]);
+      members_.erase(members_.begin() + static_cast<std::ptrdiff_t>(at));
+      choice_.remove(at);
+      break;
+    }
+    count_ = members_.size();
+  }
+
+  /// Whether it is time to ask for the members. True for one caller, who then sees to it.
+  bool claims_sync(Clock::time_point now) noexcept {
+    auto due = sync_due_.load();
+    return due <= now && sync_due_.compare_exchange_strong(due, never);
+  }
+  void sync_again_at(Clock::time_point due) noexcept { sync_due_ = due; }
+
   double draw() {
     const std::lock_guard lock(mutex_);
     return random_.draw();
@@ -79,9 +138,9 @@ class Connection {
 
   /// Runs `work` with the member's token state under the lock.
   template <class Work>
-  auto with_member(std::size_t index, Work work) {
+  auto with_member(Member& member, Work work) {
     const std::lock_guard lock(mutex_);
-    return work(*members_[index]);
+    return work(member);
   }
 
   /// The newest revision a cluster has shown; a linearizable read below it is stale (etcd issue 20418).
@@ -127,10 +186,23 @@ class Connection {
   }
 
  private:
+  static constexpr Clock::time_point never = Clock::time_point::max();
+
+  /// Empty: given up. A few members at the most.
+  std::optional<std::size_t> place_of(const Member& member) const {
+    const auto found = std::find_if(members_.begin(), members_.end(),
+                                    [&](const auto& each) { return each.get() == &member; });
+    if (found == members_.end()) return std::nullopt;
+    return static_cast<std::size_t>(found - members_.begin());
+  }
+
+  const std::shared_ptr<grpc::ChannelCredentials> credentials_;
   mutable std::mutex mutex_;
   registry::detail::Random random_;
   EndpointChoice choice_;
-  std::vector<std::unique_ptr<Member>> members_;
+  std::vector<MemberPtr> members_;  // those configured, then those added; as choice_ has them
+  std::atomic<std::size_t> count_ = 0;
+  std::atomic<Clock::time_point> sync_due_;
   std::unordered_map<std::uint64_t, std::int64_t> newest_;
   std::unordered_map<Call*, std::weak_ptr<Call>> in_flight_;
   std::atomic<bool> closed_ = false;

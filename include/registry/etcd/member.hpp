@@ -25,7 +25,7 @@ using registry::detail::Signal;
 /// A token is kept for each endpoint: simple tokens live in one member's memory and run out there by
 /// themselves. Guarded by the connection's mutex, except the stubs, which are thread-safe.
 struct Member {
-  std::string address;  // host:port
+  const std::string address;  // host:port
   std::unique_ptr<rpc::KV::Stub> kv;
   std::unique_ptr<rpc::Watch::Stub> watch;
   std::unique_ptr<rpc::Lease::Stub> lease;
@@ -49,6 +49,8 @@ struct Member {
         cluster(rpc::Cluster::NewStub(channel)),
         maintenance(rpc::Maintenance::NewStub(channel)) {}
 };
+
+using MemberPtr = std::shared_ptr<Member>;
 
 inline std::string read_pem(const char* field, const std::string& path) {
   if (path.empty()) return {};

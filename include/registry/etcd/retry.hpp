@@ -8,7 +8,6 @@
 #include <algorithm>
 #include <asio/awaitable.hpp>
 #include <chrono>
-#include <cstddef>
 #include <map>
 #include <memory>
 #include <optional>
@@ -53,7 +52,7 @@ struct Failure {
 
 /// Where and with what one try is made.
 struct Try {
-  std::size_t member = 0;
+  MemberPtr member;
   std::string token;
   std::chrono::steady_clock::time_point deadline;
 
@@ -76,12 +75,12 @@ struct Try {
 /// Ends our turn as the one who authenticates, also when the coroutine is destroyed in between.
 class AuthenticationTurn {
  public:
-  AuthenticationTurn(std::shared_ptr<Connection> connection, std::size_t member)
-      : connection_(std::move(connection)), member_(member) {}
+  AuthenticationTurn(std::shared_ptr<Connection> connection, MemberPtr member)
+      : connection_(std::move(connection)), member_(std::move(member)) {}
   AuthenticationTurn(const AuthenticationTurn&) = delete;
   AuthenticationTurn& operator=(const AuthenticationTurn&) = delete;
   ~AuthenticationTurn() {
-    const auto waiting = connection_->with_member(member_, [](Member& member) {
+    const auto waiting = connection_->with_member(*member_, [](Member& member) {
       member.authenticating = false;
       return std::exchange(member.waiting_for_token, {});
     });
@@ -90,13 +89,13 @@ class AuthenticationTurn {
 
  private:
   std::shared_ptr<Connection> connection_;
-  std::size_t member_;
+  MemberPtr member_;
 };
 
 /// Sees to it that the member has a token if one is needed. One Authenticate at a time for each member: it
 /// costs the server 50 ms of hashing.
 inline asio::awaitable<std::optional<Failure>> authenticate(std::shared_ptr<Connection> connection,
-                                                            std::size_t member,
+                                                            MemberPtr member,
                                                             std::chrono::steady_clock::time_point deadline) {
   using Clock = Connection::Clock;
   if (connection->config.username.empty()) co_return std::nullopt;
@@ -104,7 +103,7 @@ inline asio::awaitable<std::optional<Failure>> authenticate(std::shared_ptr<Conn
   for (;;) {
     Signal turn_over;
     std::optional<Failure> refusal;
-    const Turn turn = connection->with_member(member, [&](Member& at) {
+    const Turn turn = connection->with_member(*member, [&](Member& at) {
       if (at.needs_no_token || !at.token.empty()) return Turn::Done;
       if (at.refused_until > Clock::now()) {
         refusal.emplace();
@@ -135,22 +134,22 @@ inline asio::awaitable<std::optional<Failure>> authenticate(std::shared_ptr<Conn
   attempt.deadline = deadline;
   attempt.prepare(call->context);
   const InFlight in_flight(connection, call);
-  auto* const stub = connection->member(member).auth.get();
+  auto* const stub = member->auth.get();
   const auto start = [stub](auto& running, auto done) {
     stub->async()->Authenticate(&running.context, running.request.get(), &running.response, std::move(done));
   };
   co_await run_unary(call, start);
   if (call->status.ok()) {
-    connection->with_member(member, [&](Member& at) { at.token = call->response.token(); });
+    connection->with_member(*member, [&](Member& at) { at.token = call->response.token(); });
     co_return std::nullopt;
   }
   Failure failure(*connection, call->status);
   if (failure.verdict.code == errc::authentication_disabled) {
-    connection->with_member(member, [](Member& at) { at.needs_no_token = true; });
+    connection->with_member(*member, [](Member& at) { at.needs_no_token = true; });
     co_return std::nullopt;
   }
   if (failure.verdict.code == errc::authentication_failed) {
-    connection->with_member(member, [&](Member& at) {
+    connection->with_member(*member, [&](Member& at) {
       at.refused_until = Clock::now() + std::chrono::seconds(1);
       at.refusal = failure.text;
     });
@@ -159,7 +158,7 @@ inline asio::awaitable<std::optional<Failure>> authenticate(std::shared_ptr<Conn
 }
 
 /// The token did not do: the next try gets a new one, unless somebody renewed it meanwhile.
-inline void forget_token(Connection& connection, std::size_t member, const std::string& used) {
+inline void forget_token(Connection& connection, Member& member, const std::string& used) {
   connection.with_member(member, [&](Member& at) {
     at.needs_no_token = false;
     if (at.token == used) at.token.clear();
@@ -169,17 +168,17 @@ inline void forget_token(Connection& connection, std::size_t member, const std::
 /// Notes what a failure says about the member and its token.
 inline void note_failure(Connection& connection, const Try& attempt, const Failure& failure) {
   if (failure.verdict.endpoint_bad) {
-    connection.failed(attempt.member);
+    connection.failed(*attempt.member);
     connection.observer.count(metric::endpoint_failures);
     if (connection.observer.logs() && !connection.closed()) {
-      connection.observer.log(LogLevel::Info, "etcd " + connection.member(attempt.member).address +
+      connection.observer.log(LogLevel::Info, "etcd " + attempt.member->address +
                                                   " is avoided for a while: " + quote(failure.text, 300));
     }
   }
-  if (failure.verdict.code == errc::invalid_token) forget_token(connection, attempt.member, attempt.token);
+  if (failure.verdict.code == errc::invalid_token) forget_token(connection, *attempt.member, attempt.token);
 }
 
-[[noreturn]] inline void give_up(Connection& connection, const char* what, std::size_t member,
+[[noreturn]] inline void give_up(Connection& connection, const char* what, const Member& member,
                                  const Failure& failure, const Failure* before, Effect effect) {
   if (connection.closed()) fail(errc::closed, "the etcd connector is closed");
   const bool in_doubt = effect == Effect::Once && failure.verdict.may_be_applied;
@@ -191,9 +190,12 @@ inline void note_failure(Connection& connection, const Try& attempt, const Failu
                           : connection.config.tls               ? " (TLS)"
                                                                 : " (no TLS)";
   fail(in_doubt ? errc::outcome_unknown : why.verdict.code,
-       "etcd " + connection.member(member).address + how + ": " + what + ": " + quote(why.text, 300) +
+       "etcd " + member.address + how + ": " + what + ": " + quote(why.text, 300) +
            (out_of_time ? ", then no answer in time" : ""));
 }
+
+/// Has the cluster asked for its members; see member_sync.hpp.
+void begin_sync(const std::shared_ptr<Connection>& connection);
 
 /// Runs `attempt(try)` until it succeeds. `attempt` returns an awaitable grpc::Status and keeps its own
 /// result. Throws the last failure when it is final or the time is over.
@@ -201,11 +203,13 @@ template <class Attempt>
 asio::awaitable<void> persist(std::shared_ptr<Connection> connection, const char* what, Effect effect,
                               std::chrono::milliseconds timeout, Attempt attempt) {
   using Clock = Connection::Clock;
-  const auto deadline = Clock::now() + timeout;
+  const auto begin = Clock::now();
+  if (connection->claims_sync(begin)) begin_sync(connection);
+  const auto deadline = begin + timeout;
   // With other members to turn to, a silent one gets half of the time.
   const auto patience = connection->size() > 1 && effect == Effect::Repeatable ? timeout / 2 : timeout;
   Backoff pause(std::chrono::milliseconds(25), std::chrono::milliseconds(400));
-  std::map<std::size_t, Failure> before;  // of each member, what says more than that the time was over
+  std::map<MemberPtr, Failure> before;  // of each member, what says more than that the time was over
   for (std::size_t tries = 1;; ++tries) {
     if (connection->closed()) fail(errc::closed, "the etcd connector is closed");
     Try now;
@@ -214,10 +218,10 @@ asio::awaitable<void> persist(std::shared_ptr<Connection> connection, const char
 
     std::optional<Failure> failure = co_await authenticate(connection, now.member, now.deadline);
     if (!failure) {
-      now.token = connection->with_member(now.member, [](Member& at) { return at.token; });
+      now.token = connection->with_member(*now.member, [](Member& at) { return at.token; });
       const grpc::Status status = co_await attempt(now);
       if (status.ok()) {
-        connection->succeeded(now.member);
+        connection->succeeded(*now.member);
         co_return;
       }
       failure.emplace(*connection, status);
@@ -231,7 +235,7 @@ asio::awaitable<void> persist(std::shared_ptr<Connection> connection, const char
     const auto rest = once_around ? pause.next(connection->draw()) : std::chrono::milliseconds(0);
     if (connection->closed() || !failure->verdict.retry || !safe || Clock::now() + rest >= deadline) {
       const auto told = before.find(now.member);
-      give_up(*connection, what, now.member, *failure, told == before.end() ? nullptr : &told->second,
+      give_up(*connection, what, *now.member, *failure, told == before.end() ? nullptr : &told->second,
               effect);
     }
     if (failure->verdict.code != errc::timed_out) before[now.member] = *std::move(failure);
@@ -262,8 +266,7 @@ class UnaryAttempt {
     call->request = std::move(request);
     now.prepare(call->context);
     const InFlight in_flight(connection, call);
-    Member* const member = &connection->member(now.member);
-    const auto start_there = [member, start](auto& running, auto done) {
+    const auto start_there = [member = now.member, start](auto& running, auto done) {
       start(*member, running, std::move(done));
     };
     co_await run_unary(call, start_there);

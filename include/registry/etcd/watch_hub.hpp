@@ -17,6 +17,7 @@
 #include "registry/async/bidi_call.hpp"
 #include "registry/async/mailbox.hpp"
 #include "registry/etcd/calls.hpp"
+#include "registry/etcd/member_sync.hpp"
 #include "registry/policy/watch_assembly.hpp"
 
 namespace registry::etcd::detail {
@@ -88,8 +89,7 @@ inline void forsake_creates(Connection& connection, WatchHub& hub) {
   hub.accepting = false;
   for (const auto& watcher : hub.creating) {
     watcher->wanted = false;
-    watcher->out->close(
-        watch_error(connection.member(hub.opened.member), failure.verdict.code, failure.text));
+    watcher->out->close(watch_error(*hub.opened.member, failure.verdict.code, failure.text));
   }
   end_if_idle(hub);
 }
@@ -184,17 +184,16 @@ inline void on_created(const ConnectionPtr& owner, WatchHub& hub, const pb::Watc
     if (code == errc::invalid_token) {
       // The stream's token cannot be changed: new watches need a new stream. That is nobody's failure.
       hub.accepting = false;
-      forget_token(connection, hub.opened.member, hub.opened.token);
+      forget_token(connection, *hub.opened.member, hub.opened.token);
       if (!std::exchange(watcher->moved, true)) return attach(owner, watcher);
     }
-    watcher->out->close(
-        watch_error(connection.member(hub.opened.member), code, quote(message.cancel_reason(), 300)));
+    watcher->out->close(watch_error(*hub.opened.member, code, quote(message.cancel_reason(), 300)));
     return;
   }
   watcher->id = message.watch_id();
   if (const auto taken = hub.running.find(watcher->id); taken != hub.running.end()) {
     // Nobody knows whose events follow under this id: both begin again, on another stream.
-    const auto error = watch_error(connection.member(hub.opened.member), errc::protocol_error,
+    const auto error = watch_error(*hub.opened.member, errc::protocol_error,
                                    "two watches were given the id " + std::to_string(watcher->id));
     hub.accepting = false;
     watcher->out->close(error);
@@ -221,10 +220,10 @@ inline void on_canceled(Connection& connection, WatchHub& hub, const pb::WatchRe
   const std::string text = message.compact_revision() != 0
                                ? "compacted at revision " + std::to_string(message.compact_revision())
                                : quote(message.cancel_reason(), 300);
-  watcher->out->close(watch_error(connection.member(hub.opened.member), code, text));
+  watcher->out->close(watch_error(*hub.opened.member, code, text));
 }
 
-inline void on_answer(Connection& connection, WatchHub& hub, pb::WatchResponse& message) {
+inline void on_answer(WatchHub& hub, pb::WatchResponse& message) {
   const auto found = hub.running.find(message.watch_id());
   if (found == hub.running.end()) return;
   Watcher& watcher = *found->second;
@@ -237,7 +236,7 @@ inline void on_answer(Connection& connection, WatchHub& hub, pb::WatchResponse& 
   watcher.out->push(std::move(*batch));
   if (watcher.out->size() < max_unread) return;
   // The others on the stream must not wait for this one, and the queue must not grow for ever.
-  watcher.out->close(watch_error(connection.member(hub.opened.member), errc::unavailable,
+  watcher.out->close(watch_error(*hub.opened.member, errc::unavailable,
                                  "its consumer fell behind; resume after the last batch"));
   send_cancel(hub, watcher.id);
   hub.running.erase(found);
@@ -246,15 +245,16 @@ inline void on_answer(Connection& connection, WatchHub& hub, pb::WatchResponse& 
 /// Opens the stream and passes on what comes, until it breaks or nobody is left.
 inline asio::awaitable<void> run_hub(ConnectionPtr connection, std::shared_ptr<WatchHub> hub) {
   HubEnd end(connection, hub);
+  const SyncedStream synced(connection);
   Try& opened = hub->opened;
   opened.member = connection->pick();
   opened.deadline = Connection::Clock::now() + connection->config.request_timeout;
   std::optional<Failure> failure = co_await authenticate(connection, opened.member, opened.deadline);
   if (!failure) {
-    opened.token = connection->with_member(opened.member, [](Member& at) { return at.token; });
+    opened.token = connection->with_member(*opened.member, [](Member& at) { return at.token; });
     auto call = std::make_shared<WatchStream::Reactor>();
     opened.prepare_unbounded(call->context);
-    auto* const stub = connection->member(opened.member).watch.get();
+    auto* const stub = opened.member->watch.get();
     const WatchStream stream(co_await asio::this_coro::executor, call,
                              [stub](auto& reactor) { stub->async()->Watch(&reactor.context, &reactor); });
     hub->stream = call;
@@ -266,21 +266,20 @@ inline asio::awaitable<void> run_hub(ConnectionPtr connection, std::shared_ptr<W
         if (!hub->idle()) failure.emplace(*connection, stream->status());
         break;
       }
-      if (!std::exchange(heard, true)) connection->succeeded(opened.member);
+      if (!std::exchange(heard, true)) connection->succeeded(*opened.member);
       if (message->created()) {
         on_created(connection, *hub, *message);
       } else if (message->canceled()) {
         on_canceled(*connection, *hub, *message);
       } else {
-        on_answer(*connection, *hub, *message);
+        on_answer(*hub, *message);
       }
     }
   }
   if (!failure) co_return;
   note_failure(*connection, opened, *failure);
   if (failure->text.empty()) failure->text = "the stream ended";
-  end.error =
-      watch_error(connection->member(opened.member), failure->verdict.code, quote(failure->text, 300));
+  end.error = watch_error(*opened.member, failure->verdict.code, quote(failure->text, 300));
 }
 
 /// On the home.

@@ -9,7 +9,7 @@
 
 namespace registry {
 
-/// The choice among `count` endpoints. A failing endpoint is avoided for a while that doubles with each
+/// The choice among endpoints, by their places in a row. A failing endpoint is avoided for a while that doubles with each
 /// failure in a row. Not thread-safe.
 class EndpointChoice {
  public:
@@ -22,6 +22,18 @@ class EndpointChoice {
                           static_cast<std::size_t>(draw * static_cast<double>(endpoints_.size())))) {}
 
   std::size_t size() const noexcept { return endpoints_.size(); }
+
+  /// One more, at the end. The current one stays.
+  void add() { endpoints_.emplace_back(); }
+
+  /// Those behind it move up. The last one of all cannot be removed. If it is the current one, the next is it from
+  /// now on.
+  void remove(std::size_t endpoint) {
+    if (endpoints_.size() == 1) return;
+    endpoints_.erase(endpoints_.begin() + static_cast<std::ptrdiff_t>(endpoint));
+    if (endpoint < current_) --current_;
+    current_ %= endpoints_.size();
+  }
 
   /// The endpoint to use at `now`: the current one while it is healthy, else the next healthy one in turn,
   /// else the one that is avoided for the shortest time.
