@@ -57,6 +57,11 @@ inline constexpr Metric resolver_rejections{"registry_resolver_rejections_total"
                                             "Updates that a gRPC client refused"};
 inline constexpr Metric resolver_name_failures{"registry_resolver_name_failures_total", Kind::Counter, false,
                                                "Host names in endpoints that could not be resolved"};
+inline constexpr Metric configuration_reloads{"registry_configuration_reloads_total", Kind::Counter, false,
+                                              "New valid versions of a followed configuration file"};
+inline constexpr Metric configuration_failures{
+    "registry_configuration_failures_total", Kind::Counter, false,
+    "Versions of a followed configuration file that could not be used"};
 
 inline constexpr std::array all{registrations,
                                 registration_failures,
@@ -73,7 +78,9 @@ inline constexpr std::array all{registrations,
                                 endpoint_failures,
                                 resolver_updates,
                                 resolver_rejections,
-                                resolver_name_failures};
+                                resolver_name_failures,
+                                configuration_reloads,
+                                configuration_failures};
 
 }  // namespace metric
 }  // namespace registry
