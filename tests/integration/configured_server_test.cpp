@@ -54,8 +54,9 @@ class Server {
 
   std::string config(const std::string& lines) const {
     return "etcd:\n  endpoints: [\"" + endpoint_ +
-           "\"]\nregistry:\n  retry_interval: 100ms\ninstance:\n  name: " + service + "\n  id: " + id_ +
-           "\n  ttl: 5s\n  " + lines + "\nserver:\n  listen_address: \"127.0.0.1:0\"\nlog_level: info\n";
+           "\"]\nregistry:\n  retry_interval: 100ms\n  disappearance_limit: 0.5\ninstance:\n  name: " +
+           service + "\n  id: " + id_ + "\n  ttl: 5s\n  " + lines +
+           "\nserver:\n  listen_address: \"127.0.0.1:0\"\nlog_level: info\n";
   }
   /// As editors do it.
   void edit(const std::string& text) {
@@ -136,7 +137,7 @@ TEST_CASE(
 
   const auto good = etcd.entry(key_of(service, "a"));
   a.edit(a.config("weihgt: 9"));
-  CHECK(eventually([&] { return a.says("server.yaml:9: instance.weihgt"); }, soon, "it says why"));
+  CHECK(eventually([&] { return a.says("server.yaml:10: instance.weihgt"); }, soon, "it says why"));
   a.edit(a.config("weight: heavy"));
   CHECK(eventually([&] { return a.says("instance.weight = \"heavy\""); }, soon, "it says why"));
   CHECK(holds_for(1s, [&] { return etcd.entry(key_of(service, "a"))->mod_revision == good->mod_revision; }));
@@ -189,17 +190,29 @@ TEST_CASE("configured server: a scrape shows every metric of the table") {
   CHECK(eventually([&] { return server.scrape().of_service(metric::renewals, service) >= 1; }, 10s,
                    "a renewal"));
 
+  // Most of the service vanishes at once; the file is edited once more, and broken.
+  for (const std::string id : {"x", "y", "z"}) etcd.put(key_of(service, id), encode(instance(service, id)));
+  CHECK(eventually([&] { return server.scrape().of_service(metric::service_instances, service) == 4; }, 10s,
+                   "4"));
+  etcd.del_prefix(key_of(service, "x"));
+  etcd.del_prefix(key_of(service, "y"));
+  etcd.del_prefix(key_of(service, "z"));
+  CHECK(eventually([&] { return server.scrape().of_service(metric::held_instances, service) >= 1; }, 10s,
+                   "held"));
+  server.edit("log_level: loud");
+  CHECK(
+      eventually([&] { return server.scrape().value(metric::configuration_failures) == 1; }, 10s, "broken"));
+  CHECK(server.scrape().value(metric::configuration_reloads) == 1);
+
   check_with_promtool(server.metrics());
   const Scrape scrape = server.scrape();
   for (const Metric& each : metric::all) {
+    if (each.name == metric::registration_failures.name) continue;  // who cannot register does not serve
     CAPTURE(each.name);
     const Family& family = scrape[each.name];
     CHECK(family.help == each.help);
     CHECK(family.type == (each.kind == Metric::Kind::Counter ? "counter" : "gauge"));
-    // What nobody has failed at shows from the first failure on, or as 0 where it has no label.
-    const bool idle =
-        each.name == metric::registration_failures.name || each.name == metric::held_instances.name;
-    if (!idle) CHECK_FALSE(family.series.empty());
+    CHECK_FALSE(family.series.empty());
   }
   CHECK(scrape.of_service(metric::registrations, service) == 1);
   CHECK(scrape.of_service(metric::registered_instances, service) == 1);

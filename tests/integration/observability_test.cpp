@@ -10,6 +10,8 @@
 #include <spdlog/spdlog.h>
 
 #include <chrono>
+#include <filesystem>
+#include <fstream>
 #include <cmath>
 #include <map>
 #include <memory>
@@ -20,6 +22,7 @@
 #include <utility>
 #include <vector>
 
+#include "registry/config/follow_settings.hpp"
 #include "registry/model/encode.hpp"
 #include "registry/observe/prometheus.hpp"
 #include "registry/observe/spdlog.hpp"
@@ -27,6 +30,7 @@
 #include "registry/rpc/xds_stub.hpp"
 #include "rig/raw_etcd.hpp"
 #include "rig/scrape.hpp"
+#include "rig/temp_dir.hpp"
 #include "rig/world.hpp"
 
 using namespace registry;
@@ -246,6 +250,23 @@ TEST_CASE("observability: each metric of the table moves with what it counts, an
   CHECK(becomes(metric::service_instances, 10));
   CHECK(server.del_prefix(key("many-")) == 8);
   CHECK(becomes(metric::held_instances, 8));
+
+  // A settings file: a new version, and a broken one.
+  const TempDir folder;
+  const std::string file = folder / "server.yaml";
+  const auto edit = [&](const std::string& yaml) {
+    std::ofstream(file + ".new") << yaml;
+    std::filesystem::rename(file + ".new", file);
+  };
+  edit("log_level: info\n");
+  {
+    Generator<Settings> versions = follow_settings(executor, file, observer);
+    CHECK(rig::run(pool, versions.next()).has_value());
+    edit("log_level: debug\n");
+    CHECK(becomes(metric::configuration_reloads, 1));
+    edit("log_level: loud\n");
+    CHECK(becomes(metric::configuration_failures, 1));
+  }
 
   const std::string text = scraped(exposer);
   check_with_promtool(text);
