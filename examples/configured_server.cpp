@@ -66,7 +66,7 @@ registry::ServeChange change_of(const registry::Settings& now) {
   return registry::ServeChange(*now.instance, now.ttl, now.server.listen_address);
 }
 
-asio::awaitable<void> run(const asio::any_io_executor& executor, const registry::Settings& settings,
+asio::awaitable<void> run(asio::any_io_executor executor, const registry::Settings& settings,
                           const std::string& file, const registry::Observer& observer) {
   registry::etcd::Connector etcd(executor, settings.etcd, observer);
   registry::Registry reg(etcd, settings.registry, observer);
