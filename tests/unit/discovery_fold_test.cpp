@@ -6,6 +6,7 @@
 #include <string>
 
 #include "registry/policy/event_fold.hpp"
+#include "rig/seed.hpp"
 
 using namespace registry;
 
@@ -84,10 +85,7 @@ TEST_CASE("event fold: entering and leaving the filter") {
 TEST_CASE(
     "event fold: a consumer of any speed ends where the table is, and is never told to drop what it has "
     "not") {
-  const unsigned seed = std::random_device{}();
-  MESSAGE("seed " << seed);
-  INFO("seed " << seed);
-  std::mt19937 random(seed);
+  std::mt19937_64 random(rig::test_seed("fold"));
   for (int round = 0; round < 300; ++round) {
     const std::size_t limit = 1 + random() % 12;
     const unsigned ids = 1 + random() % 10;

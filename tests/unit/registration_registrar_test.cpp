@@ -27,6 +27,7 @@
 #include "registry/async/on.hpp"
 #include "registry/registration/registrar.hpp"
 #include "registry/store/memory_store.hpp"
+#include "rig/seed.hpp"
 
 using namespace registry;
 using detail::Home;
@@ -683,8 +684,7 @@ TEST_CASE("registrar: registered again with another TTL while the removal is und
 TEST_CASE(
     "registrar: TTLs that change while commits are lost or not answered: no delete, and no lease is left "
     "over") {
-  const unsigned seed = std::random_device()();
-  MESSAGE("seed " << seed);
+  const auto seed = static_cast<unsigned>(rig::test_seed("registrar"));
   Rig rig;
   Side& side = rig.side();
   const auto log = side.events();
@@ -892,8 +892,7 @@ TEST_CASE("registrar: a slow consumer gets the newest event of each id") {
 
 TEST_CASE(
     "registrar: commits that are lost or not answered: one key each, no conflict with ourselves, no ghosts") {
-  const unsigned seed = std::random_device()();
-  MESSAGE("seed " << seed);
+  const auto seed = static_cast<unsigned>(rig::test_seed("registrar"));
   Rig rig;
   rig.config.on_conflict = ConflictPolicy::Fail;
   Side& side = rig.side();
