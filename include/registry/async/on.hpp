@@ -4,16 +4,15 @@
 #include <asio/awaitable.hpp>
 #include <asio/bind_cancellation_slot.hpp>
 #include <asio/cancellation_signal.hpp>
-#include <asio/error.hpp>
 #include <asio/this_coro.hpp>
 #include <exception>
 #include <functional>
 #include <memory>
-#include <system_error>
 #include <type_traits>
 #include <utility>
 #include <variant>
 
+#include "registry/async/aborted.hpp"
 #include "registry/async/home.hpp"
 #include "registry/async/signal.hpp"
 
@@ -39,7 +38,7 @@ class HopEnd {
   HopEnd& operator=(HopEnd&&) = delete;
   ~HopEnd() {
     if (!hop_) return;
-    hop_->error = std::make_exception_ptr(std::system_error(asio::error::operation_aborted));
+    hop_->error = aborted();
     hop_->done.raise();
   }
 
@@ -60,8 +59,7 @@ template <class T>
 asio::awaitable<T> on(Home home, asio::awaitable<T> work) {
   // Cancelled before: the work must not start, because nothing would end it.
   const auto state = co_await asio::this_coro::cancellation_state;
-  if (state.cancelled() != asio::cancellation_type::none)
-    throw std::system_error(asio::error::operation_aborted);
+  if (state.cancelled() != asio::cancellation_type::none) throw_aborted();
   auto hop = std::make_shared<Hop<T>>();
   home.spawn(std::move(work), asio::bind_cancellation_slot(hop->cancel.slot(), HopEnd<T>(hop)));
   std::function<void()> cancel = [home, hop] {

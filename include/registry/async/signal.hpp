@@ -7,19 +7,19 @@
 #include <asio/associated_executor.hpp>
 #include <asio/async_result.hpp>
 #include <asio/awaitable.hpp>
-#include <asio/error.hpp>
 #include <asio/post.hpp>
 #include <asio/steady_timer.hpp>
 #include <asio/use_awaitable.hpp>
 #include <cassert>
 #include <chrono>
 #include <cstdint>
+#include <exception>
 #include <functional>
 #include <memory>
 #include <mutex>
-#include <system_error>
 #include <utility>
 
+#include "registry/async/aborted.hpp"
 #include "registry/async/wait_service.hpp"
 
 namespace registry::detail {
@@ -73,7 +73,7 @@ class Signal {
     void abort(std::uint64_t which) noexcept {
       const std::lock_guard lock(mutex);
       if (waiter == nullptr || ticket != which) return;
-      WaitService::release(*std::exchange(waiter, nullptr), asio::error::operation_aborted);
+      WaitService::release(*std::exchange(waiter, nullptr), aborted());
     }
   };
 
@@ -83,12 +83,12 @@ class Signal {
     Op(Handler handler, asio::any_io_executor executor, std::shared_ptr<State> state)
         : handler_(std::move(handler)), executor_(std::move(executor)), state_(std::move(state)) {}
 
-    void post(std::error_code result) override {
+    void post(std::exception_ptr result) override {
       const asio::any_io_executor executor = std::move(executor_);  // `this` may be gone before post returns
-      asio::post(executor, [self = std::unique_ptr<Op>(this), result]() mutable {
+      asio::post(executor, [self = std::unique_ptr<Op>(this), result = std::move(result)]() mutable {
         Handler handler = std::move(self->handler_);
         self.reset();
-        std::move(handler)(result);
+        std::move(handler)(std::move(result));
       });
     }
 
@@ -140,7 +140,7 @@ class Signal {
       const std::lock_guard lock(state->mutex);
       if (std::exchange(state->raised, false)) co_return;
     }
-    co_await asio::async_initiate<const asio::use_awaitable_t<>, void(std::error_code)>(
+    co_await asio::async_initiate<const asio::use_awaitable_t<>, void(std::exception_ptr)>(
         Initiate(), asio::use_awaitable, state, std::move(on_cancel));
   }
 

@@ -5,13 +5,12 @@
 #include <grpcpp/support/status.h>
 
 #include <asio/awaitable.hpp>
-#include <asio/error.hpp>
 #include <asio/this_coro.hpp>
 #include <functional>
 #include <memory>
-#include <system_error>
 #include <utility>
 
+#include "registry/async/aborted.hpp"
 #include "registry/async/call_service.hpp"
 #include "registry/async/signal.hpp"
 
@@ -56,7 +55,7 @@ asio::awaitable<void> run_unary(std::shared_ptr<UnaryCall<Request, Response>> ca
   co_await call->done_.wait(std::move(cancel));
   const auto state = co_await asio::this_coro::cancellation_state;
   if (!call->status.ok() && state.cancelled() != asio::cancellation_type::none) {
-    throw std::system_error(asio::error::operation_aborted);
+    throw_aborted();
   }
 }
 

@@ -8,11 +8,13 @@
 #include <asio/execution/context.hpp>
 #include <asio/execution_context.hpp>
 #include <asio/query.hpp>
+#include <exception>
 #include <memory>
 #include <mutex>
-#include <system_error>
 #include <utility>
 #include <vector>
+
+#include "registry/async/aborted.hpp"
 
 namespace registry::detail {
 
@@ -24,7 +26,7 @@ class WaitOp {
   virtual ~WaitOp() = default;
 
   /// Moves the handler to its executor; consumes the operation. Never runs the handler here.
-  virtual void post(std::error_code result) = 0;
+  virtual void post(std::exception_ptr result) = 0;
 
   /// Makes the signal that would wake this operation forget it. Called with no lock held.
   virtual void detach() noexcept = 0;
@@ -46,7 +48,9 @@ class WaitService : public asio::execution_context::service {
  public:
   static inline asio::execution_context::id id;
 
-  explicit WaitService(asio::execution_context& context) : asio::execution_context::service(context) {}
+  explicit WaitService(asio::execution_context& context) : asio::execution_context::service(context) {
+    aborted();  // is made before anything can be cancelled
+  }
 
   static WaitService& of(const asio::any_io_executor& executor) {
     return asio::use_service<WaitService>(asio::query(executor, asio::execution::context));
@@ -65,12 +69,12 @@ class WaitService : public asio::execution_context::service {
   }
 
   /// Hands the operation to its executor, unless the context took it down first.
-  static void release(WaitOp& op, std::error_code result) {
+  static void release(WaitOp& op, std::exception_ptr result) {
     WaitService& service = *op.service_;
     const std::lock_guard lock(service.mutex_);
     if (service.down_) return;
     service.unlink(op);
-    op.post(result);
+    op.post(std::move(result));
   }
 
   void keep(const std::shared_ptr<ExecutorSlot>& slot) {

@@ -4,6 +4,7 @@
 #include <asio/any_io_executor.hpp>
 #include <asio/awaitable.hpp>
 #include <asio/posix/stream_descriptor.hpp>
+#include <asio/redirect_error.hpp>
 #include <asio/this_coro.hpp>
 #include <asio/use_awaitable.hpp>
 #include <exception>
@@ -15,6 +16,7 @@
 #include <system_error>
 #include <utility>
 
+#include "registry/async/aborted.hpp"
 #include "registry/async/generator.hpp"
 #include "registry/async/home.hpp"
 #include "registry/async/signal.hpp"
@@ -103,7 +105,10 @@ class SettingsSource final : public GeneratorSource<Settings>,
       events.assign(self->watch_.descriptor());
       self->watch_.disown();
       while (true) {
-        co_await events.async_wait(asio::posix::stream_descriptor::wait_read, asio::use_awaitable);
+        std::error_code error;
+        co_await events.async_wait(asio::posix::stream_descriptor::wait_read,
+                                   asio::redirect_error(asio::use_awaitable, error));
+        if (error) throw_aborted();
         self->react(self->watch_.drain());
       }
     } catch (...) {

@@ -10,7 +10,6 @@
 #include <asio/awaitable.hpp>
 #include <asio/bind_cancellation_slot.hpp>
 #include <asio/cancellation_signal.hpp>
-#include <asio/error.hpp>
 #include <asio/ip/address.hpp>
 #include <asio/ip/tcp.hpp>
 #include <asio/ip/udp.hpp>
@@ -31,6 +30,7 @@
 #include <utility>
 #include <vector>
 
+#include "registry/async/aborted.hpp"
 #include "registry/async/generator.hpp"
 #include "registry/async/home.hpp"
 #include "registry/async/signal.hpp"
@@ -335,8 +335,7 @@ inline asio::awaitable<void> serve_with(Registry& registry, grpc::ServerBuilder&
   co_await self->over.wait(std::move(cancel));
   if (self->error) std::rethrow_exception(self->error);
   const auto state = co_await asio::this_coro::cancellation_state;
-  if (state.cancelled() != asio::cancellation_type::none)
-    throw std::system_error(asio::error::operation_aborted);
+  if (state.cancelled() != asio::cancellation_type::none) throw_aborted();
 }
 
 }  // namespace detail

@@ -5,7 +5,6 @@
 #include <asio/any_io_executor.hpp>
 #include <asio/awaitable.hpp>
 #include <asio/cancellation_type.hpp>
-#include <asio/error.hpp>
 #include <asio/post.hpp>
 #include <asio/this_coro.hpp>
 #include <asio/use_awaitable.hpp>
@@ -20,6 +19,7 @@
 #include <utility>
 #include <vector>
 
+#include "registry/async/aborted.hpp"
 #include "registry/async/clock.hpp"
 #include "registry/async/home.hpp"
 #include "registry/async/signal.hpp"
@@ -171,7 +171,7 @@ class MemoryBackend final : public StoreBackend, public std::enable_shared_from_
     co_await asio::post(executor, asio::use_awaitable);
     const auto state = co_await asio::this_coro::cancellation_state;
     if (state.cancelled() != asio::cancellation_type::none) {
-      throw std::system_error(asio::error::operation_aborted);
+      throw_aborted();
     }
     if constexpr (std::is_void_v<T>) {
       self->change(work, true);
