@@ -221,6 +221,13 @@ TEST_CASE("claim: an update compares with our revision and keeps the lease") {
     CHECK(s.claim.lost());
     CHECK(s.next() == "put w on 101 if 0");
   }
+  SUBCASE("given up while the key is gone: what was registered before is registered again") {
+    s.claim.written(refused(), 12);
+    CHECK(s.next() == "put w on 101 if 0");
+    s.fail(errc::too_large);
+    s.claim.revert();
+    CHECK(s.next() == "put v on 101 if 0");
+  }
   SUBCASE("refused, taken over") {
     s.claim.written(refused(held("x", 12, other)), 12);
     CHECK(s.next() == "displaced: another owner has taken the key over");
@@ -479,6 +486,13 @@ TEST_CASE("claim: another TTL, and what goes wrong while the key is moved") {
     s.claim.written(refused(), 12);
     CHECK(s.claim.lost_why() == errc::key_deleted);
     CHECK(s.next() == "put v on 102 if 0");
+  }
+  SUBCASE("refused for good after the old lease is lost: it is claimed again with the TTL of before") {
+    s.claim.lease_gone(L1, make_error_code(errc::lease_lost));
+    s.fail(errc::permission_denied);
+    s.claim.revert();
+    CHECK(s.claim.ttl() == 30s);
+    CHECK(s.next() == "need lease");
   }
   SUBCASE("refused for good: as before, and the new lease is spare") {
     s.fail(errc::permission_denied);

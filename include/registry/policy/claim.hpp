@@ -63,11 +63,11 @@ class Claim {
     if (wanted_) restart(false);
   }
 
-  /// Gives an update up: wanted is what the store holds for us, on a lease as it is.
+  /// Gives an update up: wanted is what the store holds for us, or held before the key was lost, on a lease of that TTL.
   void revert() {
-    if (known_ == 0) return;
+    if (known_ == 0 && !claimed_) return;
     desired_ = stored_;
-    ttl_ = leases_.ttl_of(held_).value_or(ttl_);
+    ttl_ = stored_ttl_;
   }
 
   /// A lease that is renewed for the key from now on. If it is of the wanted TTL the key goes there.
@@ -280,6 +280,7 @@ class Claim {
     known_ = kv.mod_revision;
     held_ = kv.lease;
     stored_ = kv.value;
+    stored_ttl_ = leases_.ttl_of(held_).value_or(stored_ttl_);
     take_ = 0;
     if (!wanted_) return;
     claimed_ = true;
@@ -358,7 +359,8 @@ class Claim {
   std::int64_t seen_ = 0;   // the newest revision at which we know the key's state
   std::int64_t known_ = 0;  // its mod_revision if it is ours, with stored_ under held_
   std::int64_t held_ = 0;
-  std::string stored_;
+  std::string stored_;  // what was seen there last, and the TTL of its lease
+  std::chrono::seconds stored_ttl_{0};
   bool foreign_ = false;  // it is another owner's
   std::int64_t foreign_lease_ = 0;
 
