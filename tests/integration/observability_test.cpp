@@ -6,6 +6,7 @@
 #include <grpcpp/support/sync_stream.h>
 #include <prometheus/exposer.h>
 #include <prometheus/registry.h>
+#include <prometheus/text_serializer.h>
 #include <spdlog/sinks/base_sink.h>
 #include <spdlog/spdlog.h>
 
@@ -28,6 +29,7 @@
 #include "registry/observe/spdlog.hpp"
 #include "registry/rpc/resolver.hpp"
 #include "registry/rpc/xds_stub.hpp"
+#include "registry/store/memory_store.hpp"
 #include "rig/raw_etcd.hpp"
 #include "rig/scrape.hpp"
 #include "rig/temp_dir.hpp"
@@ -147,6 +149,28 @@ TEST_CASE("observability: a scrape that is not in the text format is found out")
   const Scrape scrape("# HELP x What it is\n# TYPE x gauge\nx 1\nx{a=\"b\\\"\\n\",c=\"\"} 2.5e3\n");
   CHECK(scrape["x"].help == "What it is");
   CHECK(scrape["x"].series == std::map<Labels, double>{{{}, 1}, {{{"a", "b\"\n"}, {"c", ""}}, 2500}});
+}
+
+TEST_CASE(
+    "observability: a name that no service has is no label of the Resolver's, clients may ask for any") {
+  auto numbers = std::make_shared<prometheus::Registry>();
+  auto metrics = std::make_shared<registry::PrometheusMetrics>(numbers);
+  asio::thread_pool pool(1);
+  MemoryStore store(pool.get_executor());
+  Registry reg(store, quick_config(), Observer(nullptr, metrics));
+  Resolver resolver(reg);
+  ConnectionOptions at_once;
+  at_once.at_least = 0;
+  const auto ask = [&](const std::string& name) {
+    rig::run(pool, resolver.get_connection(name, grpc::InsecureChannelCredentials(), at_once));
+  };
+  rig::run(pool, reg.register_instance(instance(service, "user-1"), 30s));
+  ask(service);
+  ask("no-such-service");
+  prometheus::TextSerializer text;
+  const Scrape scrape(text.Serialize(numbers->Collect()));
+  CHECK(scrape.of_service(metric::resolver_updates, service) == 1);
+  CHECK(scrape[metric::resolver_updates.name].sum() == 1);
 }
 
 TEST_CASE("observability: each metric of the table moves with what it counts, and a scrape shows it") {

@@ -164,6 +164,7 @@ class Publisher : public std::enable_shared_from_this<Publisher> {
     std::optional<TrafficSplit> split;
     std::optional<Clock::time_point> unwanted;  // since when
     bool loaded = false;
+    bool known = false;  // has had endpoints
     std::size_t endpoints = 0;
     Problem problem;
     std::list<Signal> waiting;  // for news
@@ -346,7 +347,9 @@ class Publisher : public std::enable_shared_from_this<Publisher> {
     publication.split = split;
     publication.sent = std::move(made);
     publication.loaded = true;
-    if (sent) observer_.count(metric::resolver_updates, publication.service);
+    // A name that no service has is not told: clients may ask for any, and each would be a label for ever.
+    publication.known = publication.known || publication.endpoints != 0;
+    if (sent && publication.known) observer_.count(metric::resolver_updates, publication.service);
     publication.tell();
   }
 
