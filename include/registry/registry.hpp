@@ -10,3 +10,8 @@
 #include "registry/rpc/serve.hpp"
 #include "registry/rpc/stream_manager.hpp"
 #include "registry/store/memory_store.hpp"
+
+/// \namespace registry
+/// The public names. Three kinds of them: what programs use; `StoreBackend` with what travels through it, for a
+/// store of your own; and the decisions (policy/), plain types without clock, I/O or lock, for whoever builds
+/// something else from them.

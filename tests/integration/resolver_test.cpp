@@ -92,6 +92,10 @@ TEST_CASE("resolver: get_connection shares channels by name and credentials; its
   CAPTURE(late);
   CHECK(late.find("1 of 2") != std::string::npos);
 
+  many.at_least = 501;
+  const auto never = world.run(text_of(world.resolver.get_connection("user-service", credentials, many)));
+  CHECK(never.find("at_least = 501: use at most max_endpoints (500)") != std::string::npos);
+
   world.store.set_unavailable(true);
   ConnectionOptions soon;
   soon.timeout = 300ms;
@@ -100,6 +104,13 @@ TEST_CASE("resolver: get_connection shares channels by name and credentials; its
   CHECK(is_retryable(code));
   world.store.set_unavailable(false);
   CHECK(world.run(world.resolver.get_connection("other-service", credentials)));
+
+  // Nothing comes of a closed Registry, however long the caller would wait.
+  world.run(world.reg.close());
+  ConnectionOptions patient;
+  patient.timeout = 24h;
+  const auto over = world.run(code_of(world.resolver.get_connection("new-service", credentials, patient)));
+  CHECK(over == errc::closed);
 }
 
 TEST_CASE("resolver: weights within 5 %, and they change in operation") {

@@ -1,4 +1,4 @@
-// The two things policies may not fetch for themselves: the time and a draw.
+// The two things policies may not fetch for themselves: the time (boot_now) and a draw (Random).
 #pragma once
 
 #include <time.h>

@@ -12,7 +12,10 @@ namespace registry {
 /// Until when to wait; the far future for ever.
 using WaitDeadline = std::chrono::steady_clock::time_point;
 
-/// What feeds a Generator. Thread-safe towards its producer; one consumer.
+/// What feeds a Generator: implement it to make generators of your own.
+///
+/// Thread safety: one consumer, which calls everything here; how values come in, from which thread, is the
+/// implementation's business.
 template <class T>
 class GeneratorSource {
  public:
@@ -23,9 +26,10 @@ class GeneratorSource {
   virtual std::optional<T> try_next() = 0;
   /// Nothing is there and nothing will come.
   virtual bool ended() const = 0;
-  /// Until a value is there, the stream has ended, or the time has come.
+  /// Until a value is there, the stream has ended, or the time has come. Throws nothing else.
+  /// Cancellation: throws `operation_aborted`; nothing is consumed.
   virtual asio::awaitable<void> wait(WaitDeadline deadline) = 0;
-  /// The consumer is gone.
+  /// The consumer is gone: the stream ends, and a wait that is still under way returns.
   virtual void cancel() noexcept = 0;
 };
 
@@ -38,8 +42,11 @@ template <class T>
 class Generator {
  public:
   Generator() = default;
+  /// What `source` yields. It has this one consumer.
   explicit Generator(std::shared_ptr<GeneratorSource<T>> source) : source_(std::move(source)) {}
+  /// Takes the stream over, started or not; `other` has ended then.
   Generator(Generator&& other) noexcept : source_(std::move(other.source_)), started_(other.started_) {}
+  /// Cancels what fed this one, and takes the stream of `other` over.
   Generator& operator=(Generator&& other) noexcept {
     if (this != &other) {
       cancel();
@@ -50,7 +57,8 @@ class Generator {
   }
   ~Generator() { cancel(); }
 
-  /// The next value; empty when the stream has ended. Throws the error that ended it, once.
+  /// The next value; empty when the stream has ended. Errors: throws what ended the stream, once; which errors
+  /// those may be stands where the generator comes from.
   /// Cancellation: throws `operation_aborted`; no value is lost, the next call continues. But `next() ||
   /// timer` can lose a value that arrives together with the timer: use `wait() || timer`, then `try_next()`.
   asio::awaitable<std::optional<T>> next() {
@@ -59,13 +67,13 @@ class Generator {
   }
 
   /// Until `try_next` would return a value, throw, or the stream has ended; or until the time has come. Consumes
-  /// nothing; may be cancelled at any time.
+  /// nothing, so it throws nothing of the stream's. Cancellation: throws `operation_aborted`; nothing is lost.
   asio::awaitable<void> wait(WaitDeadline deadline = WaitDeadline::max()) {
     start();
     return wait_for(source_, deadline);
   }
 
-  /// The next value if it is already there.
+  /// The next value if it is already there; empty if not, or if the stream has ended. Throws as next().
   std::optional<T> try_next() {
     start();
     return source_ ? source_->try_next() : std::optional<T>();

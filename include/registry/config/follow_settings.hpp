@@ -223,6 +223,10 @@ class SettingsSource final : public GeneratorSource<Settings>,
 ///
 /// From the first use to the end of the generator the context has work. The generator and the context may be destroyed in
 /// any order, on any thread.
+///
+/// Cancellation of `next()` loses nothing; destroying the generator ends the following. Errors: `next()`
+/// throws, once, what the system says when the file can be watched no longer, and the stream has ended.
+/// Thread safety: as with any Generator; the Observer is told on `executor`.
 inline Generator<Settings> follow_settings(const asio::any_io_executor& executor, const std::string& path,
                                            Observer observer = Observer()) {
   return Generator<Settings>(std::make_shared<detail::SettingsSource>(executor, path, std::move(observer)));

@@ -40,12 +40,15 @@ struct ServerSettings {
 
 /// What a configuration file says; see docs/configuration.md. A value: copy it freely.
 struct Settings {
+  /// Of the Connector.
   ::registry::etcd::ConnectorConfig etcd;
+  /// Of the Registry.
   RegistryConfig registry;
   /// What to register, if anything. Without endpoints: the server adds the address it is reached at.
   std::optional<ServiceInstance> instance;
   /// Of that registration. Zero: `registry.default_ttl`.
   std::chrono::seconds ttl{0};
+  /// Where the program serves.
   ServerSettings server;
   /// For the program's logger: the library leaves it to the Logger what is written.
   LogLevel log_level = LogLevel::Info;
@@ -239,6 +242,7 @@ inline std::vector<std::string> changed_fields(const Settings& before, const Set
   return paths;
 }
 
+/// Whether both say the same.
 inline bool operator==(const Settings& one, const Settings& other) {
   return detail::FieldTexts(one).all() == detail::FieldTexts(other).all();
 }

@@ -29,10 +29,15 @@
 namespace registry {
 
 /// Each pick is a draw of its own; weights make no difference.
+///
+/// Thread safety: any number of threads may pick at the same time. One balancer may serve several views.
 class RandomBalancer {
  public:
+  /// Prefers what is near, as `config` says; checks nothing, any setting works.
   explicit RandomBalancer(BalancerConfig config = BalancerConfig()) : plans_(std::move(config)) {}
 
+  /// An instance of the view's current list; null when none is eligible. Throws nothing but
+  /// std::bad_alloc.
   std::shared_ptr<const ServiceInstance> pick(const ServiceView& view) {
     const auto& mine = plans_.get(view);
     return mine.size() == 0 ? nullptr : mine.share(detail::thread_draw(mine.size()));
@@ -43,10 +48,15 @@ class RandomBalancer {
 };
 
 /// One after the other; weights make no difference. Each thread goes round by itself and begins at a random place.
+///
+/// Thread safety: any number of threads may pick at the same time. One balancer may serve several views.
 class RoundRobinBalancer {
  public:
+  /// Prefers what is near, as `config` says; checks nothing, any setting works.
   explicit RoundRobinBalancer(BalancerConfig config = BalancerConfig()) : plans_(std::move(config)) {}
 
+  /// An instance of the view's current list; null when none is eligible. Throws nothing but
+  /// std::bad_alloc.
   std::shared_ptr<const ServiceInstance> pick(const ServiceView& view) {
     auto& mine = plans_.get(view);
     if (mine.size() == 0) return nullptr;
@@ -64,10 +74,15 @@ class RoundRobinBalancer {
 
 /// In proportion to the weights, evenly interleaved: an instance with less than a quarter of the weight rarely
 /// comes twice in a row. Each thread goes round by itself and begins at a random place.
+///
+/// Thread safety: any number of threads may pick at the same time. One balancer may serve several views.
 class WeightedRoundRobinBalancer {
  public:
+  /// Prefers what is near, as `config` says; checks nothing, any setting works.
   explicit WeightedRoundRobinBalancer(BalancerConfig config = BalancerConfig()) : plans_(std::move(config)) {}
 
+  /// An instance of the view's current list; null when none is eligible. Throws nothing but
+  /// std::bad_alloc.
   std::shared_ptr<const ServiceInstance> pick(const ServiceView& view) {
     auto& mine = plans_.get(view);
     return mine.size() == 0 ? nullptr : mine.share(mine.plan->schedule.next(mine.turn));
@@ -97,6 +112,8 @@ class WeightedRoundRobinBalancer {
 /// Equal keys go to the same instance, different keys are spread by weight. The same everywhere: clients with the same
 /// list and the same settings agree. When an instance comes or goes, its share of the keys moves and few others
 /// (Maglev's table; measured at 100 instances: below 3 %).
+///
+/// Thread safety: any number of threads may pick at the same time. One balancer may serve several views.
 class ConsistentHashBalancer {
  public:
   /// `table_size` is a prime: at least 100 for each instance keep the shares even to 1 %. The table takes four bytes
@@ -109,11 +126,13 @@ class ConsistentHashBalancer {
                    "table_size = " + std::to_string(table_size) + ": use a prime up to 16777216");
   }
 
+  /// The instance of the view's current list that this key goes to; null when none is eligible. Throws
+  /// nothing but std::bad_alloc.
   std::shared_ptr<const ServiceInstance> pick(const ServiceView& view, std::string_view key) {
     return pick_hash(view, detail::hash_text(key));
   }
 
-  /// For keys that are numbers already; `hash` need not be well mixed.
+  /// The same for keys that are numbers already; `hash` need not be well mixed.
   std::shared_ptr<const ServiceInstance> pick(const ServiceView& view, std::uint64_t hash) {
     return pick_hash(view, detail::mix_bits(hash));
   }

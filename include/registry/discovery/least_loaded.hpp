@@ -19,11 +19,12 @@
 
 namespace registry {
 
-/// How long a LeastLoadedBalancer remembers.
+/// The settings of a LeastLoadedBalancer: what is near, and how long it remembers.
 struct LeastLoadedConfig : BalancerConfig {
   /// A slow call counts less and less over this time. At least 1 ms.
   std::chrono::milliseconds memory{10'000};
   /// A failed call counts as one that took at least this long: an instance that fails at once must not look fast.
+  /// 0: failures count as they last.
   std::chrono::milliseconds failure_cost{1'000};
 
   LeastLoadedConfig() {}
@@ -38,16 +39,21 @@ struct LeastLoadedConfig : BalancerConfig {
 ///     }  // the call has ended
 ///
 /// What all balancers have in common stands in balancers.hpp.
+///
+/// Thread safety: any number of threads may begin, pick and end calls at the same time. One balancer may serve
+/// several views.
 class LeastLoadedBalancer {
   struct Known;
 
  public:
-  /// One call, in flight until this is destroyed. Empty when there was no instance. Any thread may end it; the
-  /// balancer may be gone by then.
+  /// One call, in flight until this is destroyed. Empty when there was no instance. The balancer may be gone by
+  /// then. Thread safety: any thread may use and end it, one at a time.
   class Call {
    public:
     Call() {}
+    /// The call goes over; `other` is empty then.
     Call(Call&& other) noexcept { swap(other); }
+    /// Ends the call that was here, and takes that of `other` over.
     Call& operator=(Call&& other) noexcept {
       Call(std::move(other)).swap(*this);
       return *this;
@@ -60,9 +66,13 @@ class LeastLoadedBalancer {
       known_->load.end(std::chrono::duration<float>(took).count(), ticks(now), known_->memory);
     }
 
+    /// Whether there is an instance to call.
     explicit operator bool() const noexcept { return instance_ != nullptr; }
+    /// The instance to call; not for an empty one.
     const ServiceInstance& operator*() const noexcept { return *instance_; }
+    /// The instance to call; null for an empty one.
     const ServiceInstance* operator->() const noexcept { return instance_.get(); }
+    /// The instance to call; null for an empty one.
     const std::shared_ptr<const ServiceInstance>& instance() const noexcept { return instance_; }
 
     /// The call went wrong because of the instance.
@@ -88,6 +98,7 @@ class LeastLoadedBalancer {
     bool failed_ = false;
   };
 
+  /// Prefers what is near, as `config` says; a `memory` below 1 ms counts as 1 ms.
   explicit LeastLoadedBalancer(LeastLoadedConfig config = LeastLoadedConfig()) : plans_(std::move(config)) {}
 
   /// Picks, and counts the call until the result is destroyed.

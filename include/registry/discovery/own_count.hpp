@@ -1,4 +1,4 @@
-// What a thread needs to keep something shared for itself.
+// What a thread needs to keep something shared for itself: a reference count of its own, and keys that are never used again.
 #pragma once
 
 #include <atomic>

@@ -21,16 +21,20 @@ namespace registry {
 /// When the store is out of reach the list stays as it was, and says that it is stale and since when. The
 /// same after the Registry was closed.
 ///
-/// Thread safety: distinct handles may be used from different threads, `snapshot()` of one handle too.
+/// Thread safety: distinct handles may be used from different threads, `snapshot()` and `current()` of one handle
+/// too. Awaitables resume on the caller's executor.
 class ServiceView {
  public:
   ServiceView() {}
+  /// For Registry::subscribe.
   explicit ServiceView(std::shared_ptr<detail::ViewState> state)
       : state_(std::move(state)), seen_(std::make_shared<std::atomic<std::uint64_t>>(0)) {}
+  /// Another handle on the same list; its `next()` goes on where that of `other` is.
   ServiceView(const ServiceView& other) : state_(other.state_) {
     if (state_) seen_ = std::make_shared<std::atomic<std::uint64_t>>(other.seen_->load());
   }
   ServiceView(ServiceView&&) noexcept = default;
+  /// This handle becomes what `other` is.
   ServiceView& operator=(ServiceView other) noexcept {
     state_.swap(other.state_);
     seen_.swap(other.seen_);
@@ -59,8 +63,8 @@ class ServiceView {
   /// Cancellation: throws `operation_aborted`; nothing is lost.
   asio::awaitable<std::shared_ptr<const ServiceSnapshot>> next() { return next_of(state_, seen_); }
 
-  /// Until the list has at least this many instances. Returns at once if it has. Errors and cancellation as
-  /// `next()`.
+  /// Until the list has at least this many instances. Returns at once if it has. Errors: as `next()`.
+  /// Cancellation: throws `operation_aborted`; nothing is lost.
   asio::awaitable<void> wait_ready(std::size_t at_least = 1) { return ready(state_, at_least); }
 
  private:

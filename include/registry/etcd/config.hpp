@@ -12,10 +12,11 @@
 
 namespace registry::etcd {
 
-/// Files in PEM format. Empty `ca_file`: the system's authorities. `cert_file` and `key_file` go together,
-/// for mutual TLS. `server_name`: the name to expect in the servers' certificates instead of the endpoint's
-/// own.
+/// TLS towards the servers; mutual with `cert_file` and `key_file`, which go together. Files are in PEM format, and
+/// read once, when the Connector is made: `ca_file` (empty: the system's authorities), `cert_file`, `key_file`.
+/// `server_name`: the name to expect in the servers' certificates, instead of the endpoint's own.
 struct Tls {
+  /// See above; empty: as if it were not there.
   std::string ca_file, cert_file, key_file, server_name;
 
   Tls() {}
@@ -26,15 +27,19 @@ struct ConnectorConfig {
   /// "host:port", "http://host:port", or with TLS "https://host:port". All members of one cluster.
   std::vector<std::string> endpoints{"127.0.0.1:2379"};
   /// How long one attempt to connect may take, and `connect()` as a whole.
+  /// 1 ms to 24 h.
   std::chrono::milliseconds dial_timeout{5000};
   /// How long one call may take, with its retries; and the answer to a new watch.
+  /// 1 ms to 24 h.
   std::chrono::milliseconds request_timeout{3000};
-  /// Empty: no authentication.
+  /// Who to log in as. Empty: no authentication.
   std::string username, password;
+  /// Whether to use TLS. `Tls()` is enough where the system's authorities are. Empty: plain text.
   std::optional<Tls> tls;
   /// HTTP/2 pings while calls are open. A server closes connections that ping more often than every 5 s, so
   /// at least 6 s. Zero: no pings, and a peer that silently went away is only noticed by timeouts.
   std::chrono::milliseconds ping_interval{10000};
+  /// How long the answer to a ping may take before the connection counts as broken. At least 100 ms.
   std::chrono::milliseconds ping_timeout{3000};
   /// How often the cluster is asked for its members while the Connector is in use, so that those that
   /// `endpoints` does not name are used, too; at least 1 s, up to a tenth less by chance. Zero: never. Members are

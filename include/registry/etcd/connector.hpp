@@ -12,16 +12,17 @@
 #include "registry/observe/observer.hpp"
 #include "registry/store/store.hpp"
 
+/// The etcd v3 client: the Connector, its settings, and the plain etcd calls.
 namespace registry::etcd {
 
 /// A Store on etcd 3.4 or newer. Connects by itself when it is first used; `connect()` only says early
-/// whether it works.
+/// whether it works. It runs on `executor`, which must be running for anything to happen.
 ///
 /// Thread safety: all members may be called from any thread; awaitables resume on the caller's executor.
 ///
 /// Errors: std::system_error with registry::errc and a text that names the endpoint and the call. Writes whose outcome is
 /// not known throw `outcome_unknown`; they are never repeated by the Connector. Everything else is repeated within
-/// `request_timeout`, on the other endpoints first.
+/// `request_timeout`, on the other endpoints first. After close(), and after the Connector is gone: `closed`.
 ///
 /// Cancellation: throws `operation_aborted`; a cancelled write may have been applied.
 ///
@@ -35,42 +36,59 @@ class Connector : public Store {
 
   /// Returns once a member has answered us (and accepted user and password, if there are any). Throws what
   /// went wrong last when none has within `dial_timeout`; a wrong password at once.
+  /// Cancellation: throws `operation_aborted`; the Connector can be used all the same.
   asio::awaitable<void> connect() { return connect_on(connection_); }
 
   /// Ends everything in flight with `closed`, and waits until it has ended. Idempotent.
+  /// Throws no error of the store. Cancellation: throws `operation_aborted`; everything ends all the
+  /// same.
   asio::awaitable<void> close() { return close_on(backend(), connection_); }
 
-  /// The plain etcd calls, for keys of your own. Messages are etcd's, in package registry.etcdpb.
+  // The plain etcd calls, for keys of your own. Messages are etcd's, in package registry.etcdpb.
+
+  /// Reads keys. Repeated within `request_timeout` when it fails.
   asio::awaitable<pb::RangeResponse> range(pb::RangeRequest request) {
     return detail::range(connection_, std::move(request));
   }
+  /// Writes a key, whatever is there. Sent once: throws `outcome_unknown` when it may have been applied.
   asio::awaitable<pb::PutResponse> put(pb::PutRequest request) {
     return detail::put(connection_, std::move(request));
   }
+  /// Deletes keys. Sent once: throws `outcome_unknown` when it may have been applied.
   asio::awaitable<pb::DeleteRangeResponse> delete_range(pb::DeleteRangeRequest request) {
     return detail::delete_range(connection_, std::move(request));
   }
+  /// A transaction: compares, then one of two lists of operations. Sent once: throws `outcome_unknown`
+  /// when it may have been applied.
   asio::awaitable<pb::TxnResponse> txn(pb::TxnRequest request) {
     return detail::txn(connection_, std::move(request));
   }
+  /// Grants a lease; the TTL in seconds, as granted, is in the answer. Throws `lease_exists` for an id
+  /// that is taken. Sent once: throws `outcome_unknown` when it may have been applied.
   asio::awaitable<pb::LeaseGrantResponse> lease_grant(pb::LeaseGrantRequest request) {
     return detail::lease_grant(connection_, std::move(request));
   }
+  /// Ends a lease and deletes its keys. Throws `lease_lost` when it is gone already. Sent once: throws
+  /// `outcome_unknown` when it may have been applied.
   asio::awaitable<pb::LeaseRevokeResponse> lease_revoke(pb::LeaseRevokeRequest request) {
     return detail::lease_revoke(connection_, std::move(request));
   }
-  /// Renews once; the TTL from now on, zero if the lease is gone.
+  /// Renews a lease, once; its TTL from now on, zero if it is gone.
   asio::awaitable<std::chrono::seconds> lease_keep_alive(std::int64_t id) {
     return detail::lease_keep_alive(connection_, id, connection_->config.request_timeout);
   }
+  /// How many seconds a lease has left, and its keys if asked for; a TTL of -1: it is gone.
   asio::awaitable<pb::LeaseTimeToLiveResponse> lease_time_to_live(pb::LeaseTimeToLiveRequest request) {
     return detail::lease_time_to_live(connection_, std::move(request));
   }
+  /// All leases of the cluster.
   asio::awaitable<pb::LeaseLeasesResponse> lease_leases() { return detail::lease_leases(connection_); }
+  /// The members of the cluster, as the endpoint in use knows them.
   asio::awaitable<pb::MemberListResponse> member_list() { return detail::member_list(connection_); }
-  /// Of the endpoint in use. A user without the root role may be refused.
+  /// Version, size and leader, of the endpoint in use. A user without the root role may be refused.
   asio::awaitable<pb::StatusResponse> status() { return detail::status(connection_); }
-  /// The changes of a range from a revision on; see StoreBackend::watch.
+  /// The changes of a range from a revision on; see StoreBackend::watch. Throws `invalid_argument` for `from` below 1.
+  /// Cancellation: destroying the generator ends the watch.
   Generator<Batch> watch(KeyRange range, std::int64_t from) {
     return backend()->watch(std::move(range), from);
   }

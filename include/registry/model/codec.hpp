@@ -1,4 +1,4 @@
-// Instances to stored values and back.
+// Instances to stored values and back: encode.hpp and decode.hpp in one.
 #pragma once
 
 #include "registry/model/decode.hpp"  // IWYU pragma: export

@@ -22,9 +22,12 @@ struct RegistryConfig {
   /// Used when register_instance names no TTL. At least one second; the store may grant more.
   std::chrono::seconds default_ttl{30};
   /// The first and the longest step of the backoff between tries.
+  /// 1 ms to 24 h.
   std::chrono::milliseconds retry_interval{1000}, max_retry_interval{30000};
   /// How long close() may take, also when the store is out of reach. Zero: do not wait for the store at all.
+  /// At most 24 h.
   std::chrono::milliseconds close_timeout{3000};
+  /// What register_instance does when another lease holds the key.
   ConflictPolicy on_conflict = ConflictPolicy::TakeOver;
   /// Watch our own keys: restore one that was deleted from outside, notice one that was taken over.
   bool guard_keys = true;
@@ -37,6 +40,8 @@ struct RegistryConfig {
   /// restored empty, says the same as a service that went down. 0 to 1; 1: never. watch() and get_service() tell
   /// what the store says.
   double disappearance_limit = 1.0;
+  /// How long views go on showing what vanished, at the longest; see `disappearance_limit`. While the store is out of
+  /// reach nothing is given up. 1 ms to 24 h.
   std::chrono::milliseconds disappearance_hold{60000};
 
   RegistryConfig() {}

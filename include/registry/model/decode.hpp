@@ -27,6 +27,7 @@ struct Decoded {
   std::string reason;        ///< what is wrong and where, in words of ours; empty without error
 
   Decoded() {}
+  /// Whether there is an instance.
   explicit operator bool() const noexcept { return !error; }
 };
 

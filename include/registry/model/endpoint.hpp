@@ -19,6 +19,7 @@ struct Endpoint {
 
   Endpoint() {}
 
+  /// Whether the host is an IPv6 address.
   bool is_ipv6() const noexcept { return host.find(':') != std::string::npos; }
 
   /// "host:port", with brackets around an IPv6 address.

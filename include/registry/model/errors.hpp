@@ -100,6 +100,7 @@ inline const std::error_category& registry_category() noexcept {
   return *category;
 }
 
+/// The code of an enumerator; std::error_code is made from an errc by it.
 inline std::error_code make_error_code(errc code) noexcept {
   return std::error_code(static_cast<int>(code), registry_category());
 }

@@ -8,6 +8,7 @@
 
 namespace registry {
 
+/// What happened to an instance.
 enum class EventType {
   Put,     ///< the instance came, changed, or entered the filter
   Delete,  ///< the instance went away, or left the filter
@@ -15,12 +16,13 @@ enum class EventType {
 
 /// One change of a service.
 struct ServiceEvent {
-  EventType type = EventType::Put;
-  ServiceInstance service;    ///< on Delete: the last known instance (id and name at the least)
-  std::int64_t revision = 0;  ///< of the store
-  bool resynced = false;      ///< re-listed or folded: states in between may have been skipped
+  EventType type = EventType::Put;  ///< what happened
+  ServiceInstance service;          ///< on Delete: the last known instance (id and name at the least)
+  std::int64_t revision = 0;        ///< of the store
+  bool resynced = false;            ///< re-listed or folded: states in between may have been skipped
 
   ServiceEvent() {}
+  /// An event with these members.
   ServiceEvent(EventType event_type, ServiceInstance instance, std::int64_t at_revision,
                bool was_resynced = false)
       : type(event_type), service(std::move(instance)), revision(at_revision), resynced(was_resynced) {}

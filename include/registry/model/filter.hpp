@@ -12,6 +12,8 @@ namespace registry {
 
 /// A condition on instances. The default lets all pass. All conditions must hold:
 /// `ServiceFilter{}.version("v1").metadata("zone", "a")`. Setting one again replaces it.
+///
+/// Thread safety: a value; const members may be called from several threads at once.
 class ServiceFilter {
  public:
   ServiceFilter() {}
@@ -21,6 +23,7 @@ class ServiceFilter {
     version_ = std::move(wanted);
     return *this;
   }
+  /// The same, for a temporary.
   ServiceFilter version(std::string wanted) && { return std::move(this->version(std::move(wanted))); }
 
   /// Only instances with this metadata entry.
@@ -28,10 +31,12 @@ class ServiceFilter {
     metadata_.insert_or_assign(std::move(key), std::move(value));
     return *this;
   }
+  /// The same, for a temporary.
   ServiceFilter metadata(std::string key, std::string value) && {
     return std::move(this->metadata(std::move(key), std::move(value)));
   }
 
+  /// Whether the instance passes.
   bool matches(const ServiceInstance& instance) const noexcept {
     if (version_ && instance.version != *version_) return false;
     for (const auto& [key, value] : metadata_) {

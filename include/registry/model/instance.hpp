@@ -26,12 +26,13 @@ struct ServiceInstance {
   std::string name;                             ///< the service
   std::string version;                          ///< may be empty
   std::map<std::string, std::string> metadata;  ///< well-known: weight, status, region, zone
-  std::vector<std::string> endpoints;           ///< "grpc://host:port", "http://host:port", "host:port"
+  std::vector<std::string> endpoints;  ///< "grpc://host:port", "http://", "https://", "tcp://" or "host:port"
 
   /// Heavier weights than this count as this one, so that the weights of 65,537 instances add up in 32 bits.
   static constexpr std::uint32_t max_weight = 65'535;
 
   ServiceInstance() {}
+  /// An instance of `service` with this id; nothing is checked before it is registered.
   ServiceInstance(std::string service, std::string instance_id)
       : id(std::move(instance_id)), name(std::move(service)) {}
 
@@ -46,6 +47,7 @@ struct ServiceInstance {
     return error == std::errc{} ? static_cast<std::uint32_t>(value) : 1;
   }
 
+  /// What the metadata entry "status" says.
   InstanceStatus status() const noexcept {
     const std::string_view text = entry("status");
     if (text == "disabled") return InstanceStatus::Disabled;

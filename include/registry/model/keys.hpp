@@ -14,9 +14,10 @@ namespace registry {
 
 /// A key taken apart. The views point into the key that was parsed.
 struct InstanceKey {
-  std::string_view service;
-  std::string_view id;
+  std::string_view service;  ///< the name of the service
+  std::string_view id;       ///< of the instance
 
+  /// These two.
   InstanceKey(std::string_view service_name, std::string_view instance_id)
       : service(service_name), id(instance_id) {}
   friend bool operator==(const InstanceKey&, const InstanceKey&) = default;
@@ -33,14 +34,18 @@ inline std::string prefix_end(std::string_view prefix) {
 }
 
 /// The layout of keys of one Registry. Takes names as they are: see validate.hpp.
+///
+/// Thread safety: immutable; any number of threads may use one.
 class KeyLayout {
  public:
+  /// Keys below `<name_space>/`, or below `<name_space>/<group>/` if there is a group.
   explicit KeyLayout(std::string_view name_space = "/genesis/services", std::string_view group = {})
       : root_(name_space) {
     root_ += '/';
     if (!group.empty()) (root_ += group) += '/';
   }
 
+  /// The key of an instance.
   std::string key_of(std::string_view service, std::string_view id) const {
     std::string key = service_prefix(service);
     key += id;

@@ -15,8 +15,9 @@ inline constexpr std::size_t max_value_depth = 32;
 inline constexpr std::size_t max_name_size = 255;
 /// Metadata entries of an instance; the values are bounded by max_value_size as a whole.
 inline constexpr std::size_t max_metadata_entries = 1024;
-/// Endpoints of an instance, and bytes of one.
+/// Endpoints of an instance.
 inline constexpr std::size_t max_endpoints = 256;
+/// Bytes of one endpoint.
 inline constexpr std::size_t max_endpoint_size = 512;
 /// The longest TTL that etcd grants.
 inline constexpr std::chrono::seconds max_ttl{9'000'000'000};

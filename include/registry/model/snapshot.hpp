@@ -16,9 +16,9 @@
 
 namespace registry {
 
-/// The instances of one service at one moment.
+/// The instances of one service at one moment. Published ones are const and shared: any number of threads may read one.
 struct ServiceSnapshot {
-  std::string service;
+  std::string service;                          ///< the name of the service
   std::int64_t revision = 0;                    ///< of the store, as far as this list goes
   bool stale = false;                           ///< the store is out of reach: last known good
   std::chrono::steady_clock::time_point as_of;  ///< when the store last confirmed this list
@@ -27,6 +27,7 @@ struct ServiceSnapshot {
   std::vector<std::shared_ptr<const ServiceInstance>> instances;  ///< ordered by id; never null
 
   ServiceSnapshot() {}
+  /// An empty list.
   explicit ServiceSnapshot(std::string service_name) : service(std::move(service_name)) {}
 
   /// The instance with this id, or null. O(log n).

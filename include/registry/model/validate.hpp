@@ -57,11 +57,14 @@ inline std::string shown(std::chrono::milliseconds value) { return std::to_strin
 
 }  // namespace detail
 
+/// Whether a service may have this name: not empty, at most 255 bytes of UTF-8 without control characters
+/// or a '/'. Throws `invalid_argument`.
 inline void validate_service_name(std::string_view name) { detail::check_level("name", name); }
 
+/// The same for the id of an instance. Throws `invalid_argument`.
 inline void validate_instance_id(std::string_view id) { detail::check_level("id", id); }
 
-/// Whether an instance can be registered.
+/// Whether an instance can be registered. Throws `invalid_argument` that names the field and the value.
 inline void validate(const ServiceInstance& instance) {
   using namespace detail;
   validate_instance_id(instance.id);
@@ -89,7 +92,7 @@ inline void validate(const ServiceInstance& instance) {
   }
 }
 
-/// Zero means "the default". The upper bound is etcd's.
+/// Whether a TTL may be asked for: 0 (the default) to 9e9 s, which is etcd's bound. Throws `invalid_argument`.
 inline void validate_ttl(std::chrono::seconds ttl) {
   if (ttl.count() < 0) {
     detail::reject("ttl", std::to_string(ttl.count()) + " s", "use 0 for the default, or a positive time");
@@ -100,6 +103,8 @@ inline void validate_ttl(std::chrono::seconds ttl) {
   }
 }
 
+/// Whether a Registry can be made with these settings. Throws `invalid_argument` that names the field and
+/// the value.
 inline void validate(const RegistryConfig& config) {
   using namespace detail;
   using std::chrono::milliseconds;

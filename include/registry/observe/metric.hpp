@@ -9,16 +9,19 @@ namespace registry {
 
 /// One metric. Names follow the conventions of Prometheus: units in the name, counters end in _total.
 struct Metric {
+  /// A counter only grows; a gauge goes up and down.
   enum class Kind { Counter, Gauge };
 
-  std::string_view name;
-  Kind kind;
-  bool by_service;  ///< has the label "service"
-  std::string_view help;
+  std::string_view name;  ///< as Prometheus shows it
+  Kind kind;              ///< what may be done to it
+  bool by_service;        ///< has the label "service"
+  std::string_view help;  ///< what it counts, and its unit
 };
 
+/// Every metric of the library; `all` lists them.
 namespace metric {
 
+/// Short for the table below.
 using Kind = Metric::Kind;
 
 inline constexpr Metric registrations{"registry_registrations_total", Kind::Counter, true,
@@ -63,6 +66,7 @@ inline constexpr Metric configuration_failures{
     "registry_configuration_failures_total", Kind::Counter, false,
     "Versions of a followed configuration file that could not be used"};
 
+/// All of them.
 inline constexpr std::array all{registrations,
                                 registration_failures,
                                 registered_instances,

@@ -19,8 +19,11 @@
 
 namespace registry {
 
-/// The metrics of observe/metric.hpp are declared from the start: those without a label show 0, those by service show with
-/// the first event of a service. A metric that is not in that table is ignored. Thread-safe.
+/// Metrics of the library in a prometheus::Registry. Those of observe/metric.hpp are declared from the start:
+/// those without a label show 0, those by service show with the first event of a service. A metric that is not
+/// in that table is ignored.
+///
+/// Thread safety: all members may be called from any thread.
 ///
 /// Several of these on one prometheus::Registry share their series: counters and `registry_registered_instances` add up,
 /// of the other gauges the last value shows. Labels tell them apart.
@@ -44,7 +47,7 @@ class PrometheusMetrics final : public Metrics {
     }
   }
 
-  /// A counter takes no amount below 0.
+  /// Adds to a counter or a gauge; a counter takes no amount below 0.
   void add(const Metric& metric, std::string_view service, double amount) noexcept override {
     try {
       const std::lock_guard lock(mutex_);
@@ -58,6 +61,7 @@ class PrometheusMetrics final : public Metrics {
     }
   }
 
+  /// Sets a gauge; a NaN is shown as such.
   void set(const Metric& metric, std::string_view service, double value) noexcept override {
     try {
       const std::lock_guard lock(mutex_);

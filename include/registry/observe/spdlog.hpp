@@ -12,8 +12,10 @@
 
 namespace registry {
 
-/// Thread-safe if the logger is (spdlog's `_mt` sinks, or an asynchronous logger). What its sinks throw goes to the
-/// error handler of the logger: spdlog's own prints it to stderr, at most once a second.
+/// Log lines of the library into an spdlog logger. What its sinks throw goes to the error handler of the logger:
+/// spdlog's own prints it to stderr, at most once a second.
+///
+/// Thread safety: any thread, if the logger is for that (spdlog's `_mt` sinks, or an asynchronous logger).
 class SpdlogLogger final : public Logger {
  public:
   /// Which levels are written is the logger's own business. Throws `invalid_argument` for null.
@@ -21,6 +23,7 @@ class SpdlogLogger final : public Logger {
     if (!logger_) detail::fail(errc::invalid_argument, "logger = null: pass an spdlog::logger");
   }
 
+  /// Writes the line at the level of the same meaning, as text, not as a format.
   void log(LogLevel level, std::string_view text) noexcept override {
     try {
       // The overload that takes text as it is, not as a format.

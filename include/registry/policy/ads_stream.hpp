@@ -20,14 +20,16 @@
 namespace registry {
 
 /// One stream, from its first request to its end; the next stream gets a new one. Listeners (their routes
-/// inline) and Clusters are answered for every name that is asked for, endpoints once they are loaded. Not
-/// thread-safe.
+/// inline) and Clusters are answered for every name that is asked for, endpoints once they are loaded.
 ///
 /// The order of what waits: clusters, endpoints, listeners, then endpoints that became none; so what a
 /// Listener sends calls to is there before it and is taken away after it. To keep this, tell of everything
 /// that belongs to one change before the next call of next().
+///
+/// Thread safety: none of its own; keep it on one strand.
 class AdsStream {
  public:
+  /// Names of resources.
   using Names = std::set<std::string, std::less<>>;
 
   /// Names of one type that a client may ask for: an answer with all of them must stay below the 4 MiB that a
@@ -38,6 +40,7 @@ class AdsStream {
   /// Bytes of a refusal's text that are kept.
   static constexpr std::size_t max_text = 1024;
 
+  /// A stream on which the client may ask for that many names of one type.
   explicit AdsStream(std::size_t names_limit = max_names) : names_limit_(names_limit) {}
 
   /// What the client sent. Names count in every request, whatever its nonce.
@@ -141,6 +144,7 @@ class AdsStream {
   /// until it changes or is asked for anew (a full set excepted: leaving a Listener out would delete it); the
   /// client goes on with the one that it had.
   const std::optional<AdsNack>& last_nack() const noexcept { return nack_; }
+  /// How many answers the client refused; see last_nack().
   std::uint64_t nacks() const noexcept { return nacks_; }
 
  private:

@@ -15,13 +15,13 @@ namespace registry {
 
 /// Where a server listens: "host:port", "[v6]:port", or ":port" for every address. Port 0: any free one.
 struct ListenAddress {
-  std::string host;  ///< without brackets; empty: every address
-  std::uint16_t port = 0;
+  std::string host;        ///< without brackets; empty: every address
+  std::uint16_t port = 0;  ///< 0: any free one
 
   ListenAddress() {}
 };
 
-/// Empty if the text is not of that form.
+/// Takes such a text apart; empty if it is not of that form.
 inline std::optional<ListenAddress> parse_listen_address(std::string_view text) {
   const std::size_t colon = text.rfind(':');
   if (colon == std::string_view::npos) return std::nullopt;
@@ -57,13 +57,17 @@ inline bool is_loopback(std::string_view host) noexcept {
 
 /// Whether the address on the way to the store is needed, or which host to publish, or why none can be.
 struct AdvertiseDecision {
+  /// Publish `host`; ask again with the address on the route; or none can be published, see `why`.
   enum Kind { Publish, NeedRoute, Reject };
-  Kind kind = Reject;
-  std::string host;  ///< to publish
-  std::string why;   ///< for Reject: what is wrong and what to do
+  Kind kind = Reject;  ///< which of the three
+  std::string host;    ///< to publish
+  std::string why;     ///< for Reject: what is wrong and what to do
 
+  /// Publish this host.
   static AdvertiseDecision publish(std::string_view host) { return AdvertiseDecision(Publish, host, ""); }
+  /// Ask again, with the address on the way to the store.
   static AdvertiseDecision need_route() { return AdvertiseDecision(NeedRoute, "", ""); }
+  /// None can be published, for this reason.
   static AdvertiseDecision reject(std::string_view why) { return AdvertiseDecision(Reject, "", why); }
 
   AdvertiseDecision() {}

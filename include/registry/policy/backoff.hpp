@@ -12,8 +12,11 @@ namespace registry {
 /// is drawn evenly between half of `first` and the ceiling. The floor is not zero because a zero pause turns
 /// a refused connection into a busy loop, and not half of the ceiling because late pauses must spread over
 /// their whole range.
+///
+/// Thread safety: none of its own; keep it on one strand.
 class Backoff {
  public:
+  /// From 1 s to 30 s.
   Backoff() : Backoff(std::chrono::milliseconds(1000), std::chrono::milliseconds(30000)) {}
 
   /// Values below one millisecond count as one; a `max` below `first` counts as `first`.

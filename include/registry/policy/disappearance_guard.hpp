@@ -11,9 +11,12 @@ namespace registry {
 
 /// Compares how many instances there are with how many there were when that was last steady. While more than `limit`
 /// of them (a share from 0 to 1; at 1 never) are missing, what vanished is held: until enough are back, or for `hold`
-/// from the first time that too many were missing. Then what is there counts as right. Not thread-safe.
+/// from the first time that too many were missing. Then what is there counts as right.
+///
+/// Thread safety: none of its own; keep it on one strand.
 class DisappearanceGuard {
  public:
+  /// Of the clock that the caller reads.
   using TimePoint = std::chrono::steady_clock::time_point;
 
   /// What to do about what is held.
@@ -22,6 +25,7 @@ class DisappearanceGuard {
     bool hold = false;     ///< then go on showing what this change removed
   };
 
+  /// Nothing is there yet.
   DisappearanceGuard(double limit, std::chrono::milliseconds hold) : limit_(limit), hold_(hold) {}
 
   /// The store's list changed; it has `live` instances now.
@@ -56,6 +60,7 @@ class DisappearanceGuard {
 
   /// While it holds: when passed() gives up. Else the far future.
   TimePoint due() const { return holding_ ? *missing_since_ + hold_ : TimePoint::max(); }
+  /// Whether something is held.
   bool holding() const { return holding_; }
 
  private:

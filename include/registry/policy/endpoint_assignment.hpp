@@ -24,7 +24,7 @@ struct PublishedLocality {
   std::string region, zone;  ///< the client's own where it prefers them, else empty
   std::string sub_zone;      ///< tells the localities of a priority apart; means the same in every update
   std::uint32_t weight = 1;  ///< its share in its priority; never 0, the sum of a priority is below 2^32
-  std::vector<PublishedEndpoint> endpoints;
+  std::vector<PublishedEndpoint> endpoints;  ///< at least one
 
   PublishedLocality() {}
   friend bool operator==(const PublishedLocality&, const PublishedLocality&) = default;
@@ -36,6 +36,7 @@ struct EndpointAssignment {
   std::vector<std::vector<PublishedLocality>> priorities;
 
   EndpointAssignment() {}
+  /// Whether no endpoint takes calls.
   bool empty() const noexcept { return priorities.empty(); }
   friend bool operator==(const EndpointAssignment&, const EndpointAssignment&) = default;
 };

@@ -10,9 +10,12 @@
 namespace registry {
 
 /// The choice among endpoints, by their places in a row. A failing endpoint is avoided for a while that doubles with each
-/// failure in a row. Not thread-safe.
+/// failure in a row.
+///
+/// Thread safety: none of its own; keep it on one strand.
 class EndpointChoice {
  public:
+  /// Of the clock that the caller reads.
   using TimePoint = std::chrono::steady_clock::time_point;
 
   /// Clients that start together spread over the members by `draw`, evenly distributed in [0, 1).
@@ -21,6 +24,7 @@ class EndpointChoice {
         current_(std::min(endpoints_.size() - 1,
                           static_cast<std::size_t>(draw * static_cast<double>(endpoints_.size())))) {}
 
+  /// How many there are.
   std::size_t size() const noexcept { return endpoints_.size(); }
 
   /// One more, at the end. The current one stays.
@@ -63,6 +67,7 @@ class EndpointChoice {
     state.avoided_until = now + std::chrono::duration_cast<TimePoint::duration>(step * (0.5 + 0.5 * draw));
   }
 
+  /// The endpoint has answered: it is healthy, and its failures are forgotten.
   void succeeded(std::size_t endpoint) noexcept { endpoints_[endpoint] = State(); }
 
  private:

@@ -11,10 +11,10 @@ namespace registry {
 
 /// The judgement of a failed call.
 struct EtcdVerdict {
-  errc code = errc::unavailable;
-  bool may_be_applied = false;  ///< a write that failed like this may have taken, or yet take, effect
-  bool endpoint_bad = false;    ///< speaks against the endpoint: try another
-  bool retry = false;           ///< the same call may succeed soon, here or elsewhere
+  errc code = errc::unavailable;  ///< for the caller
+  bool may_be_applied = false;    ///< a write that failed like this may have taken, or yet take, effect
+  bool endpoint_bad = false;      ///< speaks against the endpoint: try another
+  bool retry = false;             ///< the same call may succeed soon, here or elsewhere
 
   EtcdVerdict() {}
 };

@@ -19,11 +19,13 @@ namespace registry {
 
 /// One change of a service's table: what was known before (null: nothing) and what is known now (null: gone).
 struct InstanceChange {
+  /// What was known before, or what is known now; null: nothing.
   std::shared_ptr<const ServiceInstance> before, after;
-  std::int64_t revision = 0;
-  bool resynced = false;
+  std::int64_t revision = 0;  ///< of the store
+  bool resynced = false;      ///< seen in a list: states in between may have been skipped
 
   InstanceChange() {}
+  /// A change with these members.
   InstanceChange(std::shared_ptr<const ServiceInstance> old, std::shared_ptr<const ServiceInstance> now,
                  std::int64_t at, bool from_list)
       : before(std::move(old)), after(std::move(now)), revision(at), resynced(from_list) {}
@@ -31,20 +33,25 @@ struct InstanceChange {
 
 /// An event that shares the instance instead of copying it.
 struct SharedEvent {
-  EventType type = EventType::Put;
-  std::shared_ptr<const ServiceInstance> instance;
-  std::int64_t revision = 0;
-  bool resynced = false;
+  EventType type = EventType::Put;                  ///< as in ServiceEvent, like the rest
+  std::shared_ptr<const ServiceInstance> instance;  ///< never null in an event that was queued
+  std::int64_t revision = 0;                        ///< of the store
+  bool resynced = false;                            ///< re-listed or folded
 
   SharedEvent() {}
 };
 
-/// Not thread-safe. Must see every change of the table since it was empty, in order. From a queue of `limit`
-/// events on it folds until it is empty again: the newest event of an instance stands for the earlier ones
-/// and is marked resynced, so its size is bounded by the instances that the consumer was given and those that
-/// there are. Once an instance came and went unseen, all that follows is marked until the queue is empty.
+/// The events that one watcher has not taken yet.
+///
+/// Must see every change of the table since it was empty, in order. From a queue of `limit` events on it folds
+/// until it is empty again: the newest event of an instance stands for the earlier ones and is marked resynced,
+/// so its size is bounded by the instances that the consumer was given and those that there are. Once an
+/// instance came and went unseen, all that follows is marked until the queue is empty.
+///
+/// Thread safety: none of its own; keep it on one strand.
 class EventFold {
  public:
+  /// Nothing queued; `limit` is a number of events.
   EventFold(ServiceFilter filter, std::size_t limit) : filter_(std::move(filter)), limit_(limit) {}
 
   /// Queues what the change means behind the filter: entering it is a Put, leaving it a Delete.
@@ -66,6 +73,7 @@ class EventFold {
     }
   }
 
+  /// Takes the next event; empty if there is none.
   std::optional<SharedEvent> pop() {
     if (items_.empty()) return std::nullopt;
     std::optional<SharedEvent> event(std::move(items_.front().event));
@@ -75,13 +83,16 @@ class EventFold {
     return event;
   }
 
+  /// Forgets everything that is queued.
   void clear() noexcept {
     newest_.clear();
     items_.clear();
     folding_ = skipped_ = false;
   }
 
+  /// Whether nothing is queued.
   bool empty() const noexcept { return items_.empty(); }
+  /// How many events are queued.
   std::size_t size() const noexcept { return items_.size(); }
 
  private:

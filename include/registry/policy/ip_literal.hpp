@@ -23,6 +23,7 @@ struct ResolvedAddress {
   std::uint16_t port = 0;  ///< 0 is not usable
 
   ResolvedAddress() {}
+  /// This address and port.
   ResolvedAddress(std::string address, std::uint16_t p) : ip(std::move(address)), port(p) {}
 
   friend bool operator==(const ResolvedAddress&, const ResolvedAddress&) = default;

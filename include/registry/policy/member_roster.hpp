@@ -21,9 +21,9 @@ namespace registry {
 
 /// A member as MemberList shows it.
 struct ListedMember {
-  std::uint64_t id = 0;
+  std::uint64_t id = 0;                  ///< in the cluster
   std::vector<std::string> client_urls;  ///< none before it has started
-  bool learner = false;
+  bool learner = false;                  ///< it takes no calls yet
 
   ListedMember() {}
 };
@@ -31,8 +31,9 @@ struct ListedMember {
 /// An answer to MemberList. `cluster` and `member` are who answered, by its own word.
 struct MemberAnswer {
   std::string from;  ///< the address that was asked
+  /// Who answered, by its own word.
   std::uint64_t cluster = 0, member = 0;
-  std::vector<ListedMember> members;
+  std::vector<ListedMember> members;  ///< all that it knows
 
   MemberAnswer() {}
 };
@@ -45,7 +46,9 @@ struct MemberAnswer {
 /// replaced, and all that was learned is given up; when a learned address does, that address is given up.
 ///
 /// An answer counts only if the member who gives it stands in its own list: one that was removed, or has
-/// not joined yet, knows an old list or none. Not thread-safe.
+/// not joined yet, knows an old list or none.
+///
+/// Thread safety: none of its own; keep it on one strand.
 class MemberRoster {
  public:
   /// What a list leads to.
@@ -60,7 +63,7 @@ class MemberRoster {
 
   /// Whether to use an address that was asked.
   struct Admission {
-    bool use = false;
+    bool use = false;  ///< from now on
     std::string note;  ///< empty: nothing new
 
     Admission() {}
@@ -73,6 +76,7 @@ class MemberRoster {
   MemberRoster(const std::vector<std::string>& configured, bool tls)
       : configured_(configured.begin(), configured.end()), tls_(tls) {}
 
+  /// A list came in.
   Step listed(const MemberAnswer& answer) {
     Step step;
     if (!names_itself(answer)) return step;
@@ -185,12 +189,15 @@ class MemberRoster {
 
 /// When to ask for the members again: every interval, a tenth less by its draw, so that clients that started
 /// together do not ask together. Sooner after a list that could not be had, or that had something new.
+///
+/// Thread safety: none of its own; keep it on one strand.
 class SyncPace {
  public:
+  /// For a list every `interval`.
   explicit SyncPace(std::chrono::milliseconds interval)
       : interval_(interval), sooner_(std::min(interval, std::chrono::milliseconds(1000)), interval) {}
 
-  /// `settled`: there is nothing that would be worth a sooner look. `draw` is evenly distributed in [0, 1).
+  /// The pause before the next list. `settled`: there is nothing that would be worth a sooner look. `draw` is evenly distributed in [0, 1).
   std::chrono::milliseconds pause(bool settled, double draw) {
     if (!settled) return sooner_.next(draw);
     sooner_.reset();

@@ -34,9 +34,9 @@ enum class Balancing {
 
 /// How to publish a service to one client.
 struct PublicationRule {
-  Balancing balancing = Balancing::RoundRobin;
-  ServiceFilter filter;
-  std::optional<std::string> version;  ///< besides the filter: the version that this cluster is for
+  Balancing balancing = Balancing::RoundRobin;  ///< how calls are spread
+  ServiceFilter filter;                         ///< only instances that pass
+  std::optional<std::string> version;           ///< besides the filter: the version that this cluster is for
   /// Where the client runs: own zone first, then own region, then the rest. Empty: no preference.
   std::string region, zone;
   std::string client;  ///< who it is, for a subset and for pick first; empty: all clients do alike

@@ -9,12 +9,15 @@
 namespace registry {
 
 /// The first change after a quiet time is pushed at once, later ones at least 1/rate seconds after the push
-/// before; whatever changes in between goes with the next push, so the last state is always sent. Not
-/// thread-safe.
+/// before; whatever changes in between goes with the next push, so the last state is always sent.
+///
+/// Thread safety: none of its own; keep it on one strand.
 class PushPacer {
  public:
+  /// Of the clock that the caller reads.
   using TimePoint = std::chrono::steady_clock::time_point;
 
+  /// Pushes in a second.
   static constexpr unsigned default_rate = 20;
 
   /// At most `rate` pushes in any second; 0 counts as 1.

@@ -26,8 +26,11 @@ constexpr std::uint64_t hash_text(std::string_view text) noexcept {
 }  // namespace detail
 
 /// One client's order of instances.
+///
+/// Thread safety: immutable; any number of threads may use one.
 class Rendezvous {
  public:
+  /// The order of the client with this name.
   explicit constexpr Rendezvous(std::string_view client) noexcept
       : client_(detail::mix_bits(detail::hash_text(client) + 0x9E3779B97F4A7C15u)) {}
 

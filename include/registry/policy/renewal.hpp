@@ -13,15 +13,16 @@ namespace registry {
 
 /// What to do about a lease now.
 struct RenewalAction {
+  /// Which of three.
   enum Kind {
     Wait,   ///< nothing until `at`, then ask again
     Renew,  ///< send a renewal now, give up on its answer after `timeout`
     Lost,   ///< the lease must be taken for gone: stop claiming its keys first, then act on `reason`
   };
-  Kind kind = Lost;
-  std::chrono::steady_clock::time_point at;
-  std::chrono::milliseconds timeout{0};
-  errc reason = errc::lease_lost;
+  Kind kind = Lost;                          ///< what to do
+  std::chrono::steady_clock::time_point at;  ///< for Wait: until when
+  std::chrono::milliseconds timeout{0};      ///< for Renew: how long to wait for the answer
+  errc reason = errc::lease_lost;            ///< for Lost
 
   RenewalAction() {}
 };
@@ -29,14 +30,19 @@ struct RenewalAction {
 /// The life of one lease. Renewed at a third of its TTL (the phase jittered by 10 % so that leases granted
 /// together do not stay together); a failed renewal is tried again soon until the local deadline, then the
 /// lease is lost, answered or not. Lost is final until a new grant. At most one renewal is under way: ask
-/// next() after reporting the last one. Not thread-safe.
+/// next() after reporting the last one.
+///
+/// Thread safety: none of its own; keep it on one strand.
 class LeaseRenewal {
  public:
+  /// Of the clock that the caller reads.
   using TimePoint = std::chrono::steady_clock::time_point;
+  /// Between two of them.
   using Duration = TimePoint::duration;
 
   /// No lease yet: next() says Lost.
   LeaseRenewal() {}
+  /// A lease that was granted: as granted().
   LeaseRenewal(TimePoint sent, std::chrono::seconds ttl) { granted(sent, ttl); }
 
   /// A new lease: the grant was sent at `sent`, the store answered `ttl`. Forgets an earlier lease.
@@ -98,6 +104,7 @@ class LeaseRenewal {
   /// are answered always passes (they come before 0.37 of the TTL); one whose renewals fail soon does not.
   bool fresh(TimePoint now) const noexcept { return !lost_ && now <= sent_ + ttl_ / 2 && now < expires_at(); }
 
+  /// Whether the lease is gone, or none was granted yet.
   bool lost() const noexcept { return lost_; }
 
   /// The TTL of the last answer; zero before the first grant. Above 1e9 seconds it counts as 1e9, which still

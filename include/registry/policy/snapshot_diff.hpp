@@ -11,10 +11,11 @@ namespace registry {
 
 /// A key and the revision that wrote it. (A KeyValue serves as well: the diff needs these two members only.)
 struct KnownKey {
-  std::string_view key;
-  std::int64_t mod_revision = 0;
+  std::string_view key;           ///< must outlive this
+  std::int64_t mod_revision = 0;  ///< that wrote it last
 
   KnownKey() {}
+  /// These two.
   KnownKey(std::string_view k, std::int64_t revision) : key(k), mod_revision(revision) {}
 };
 
@@ -25,6 +26,7 @@ struct SnapshotDiff {
       written;  ///< positions in the list: new keys and changed ones, in the list's order
 
   SnapshotDiff() {}
+  /// Whether nothing changed.
   bool empty() const noexcept { return removed.empty() && written.empty(); }
 };
 

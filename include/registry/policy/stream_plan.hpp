@@ -20,26 +20,29 @@ namespace registry {
 
 /// An instance as it is listed, and where a stream to it may go ("host:port", the preferred one first).
 struct StreamPeer {
-  std::shared_ptr<const ServiceInstance> instance;
-  std::vector<std::string> targets;
+  std::shared_ptr<const ServiceInstance> instance;  ///< not null
+  std::vector<std::string> targets;                 ///< "host:port", the preferred one first
 
   StreamPeer() {}
+  /// An instance and where it may be reached.
   StreamPeer(std::shared_ptr<const ServiceInstance> listed, std::vector<std::string> addresses)
       : instance(std::move(listed)), targets(std::move(addresses)) {}
 };
 
 /// What to do now.
 struct StreamAction {
+  /// Which of two.
   enum Kind {
     Open,   ///< open stream number `stream` to `target`; report opened() or ended()
     Close,  ///< close that stream, or stop opening it; report ended() when that is done
   };
-  Kind kind = Open;
-  std::uint64_t stream = 0;
-  std::shared_ptr<const ServiceInstance> instance;
-  std::string target;
+  Kind kind = Open;                                 ///< what to do
+  std::uint64_t stream = 0;                         ///< its number
+  std::shared_ptr<const ServiceInstance> instance;  ///< to which it goes
+  std::string target;                               ///< "host:port"
 
   StreamAction() {}
+  /// An action with these members.
   StreamAction(Kind what, std::uint64_t number, std::shared_ptr<const ServiceInstance> peer,
                std::string where)
       : kind(what), stream(number), instance(std::move(peer)), target(std::move(where)) {}
@@ -53,13 +56,17 @@ struct StreamAction {
 /// Gone, disabled, or no longer at the stream's target: the stream is closed at once; an instance at new targets
 /// is tried there without a pause. Draining: an open stream stays until it ends by itself, none is opened.
 ///
-/// Each stream has a number of its own; reports about a stream that was given up before are ignored. Not
-/// thread-safe.
+/// Each stream has a number of its own; reports about a stream that was given up before are ignored.
+///
+/// Thread safety: none of its own; keep it on one strand.
 class StreamPlan {
  public:
+  /// Of the clock that the caller reads.
   using TimePoint = std::chrono::steady_clock::time_point;
+  /// What to do now, in this order.
   using Actions = std::vector<StreamAction>;
 
+  /// Pauses of `first` to `max`; opening a stream may take `open_timeout`.
   StreamPlan(std::chrono::milliseconds first, std::chrono::milliseconds max,
              std::chrono::milliseconds open_timeout)
       : first_(std::max(first, std::chrono::milliseconds(1))), max_(max), open_timeout_(open_timeout) {}

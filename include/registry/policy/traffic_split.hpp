@@ -14,10 +14,11 @@ namespace registry {
 
 /// One version's part of the calls.
 struct VersionWeight {
-  std::string version;
-  std::uint32_t weight = 0;
+  std::string version;       ///< as in ServiceInstance
+  std::uint32_t weight = 0;  ///< its part of TrafficSplit::total
 
   VersionWeight() {}
+  /// This version and this part.
   VersionWeight(std::string name, std::uint32_t part) : version(std::move(name)), weight(part) {}
   friend bool operator==(const VersionWeight&, const VersionWeight&) = default;
 };

@@ -13,10 +13,12 @@
 namespace registry {
 
 /// One watch, from `from` on. Servers repeat events, step back and split revisions (etcd issues 15220, 15271,
-/// 15274, 20221): what is delivered is in order, unique and whole, and the bookmark never falls. Not
-/// thread-safe.
+/// 15274, 20221): what is delivered is in order, unique and whole, and the bookmark never falls.
+///
+/// Thread safety: none of its own; keep it on one strand.
 class WatchAssembly {
  public:
+  /// A watch from revision `from` on.
   explicit WatchAssembly(std::int64_t from) : next_(from) {}
 
   /// The revision to resume from.

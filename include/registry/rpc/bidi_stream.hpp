@@ -233,14 +233,18 @@ class StreamCall final : public Call, public grpc::ClientBidiReactor<Request, Re
 /// ends as after `cancel()`. An empty one (default-constructed, or moved from) reads nothing, writes nothing
 /// and finishes with CANCELLED. The stub may go before the call, the execution context too: that ends the call.
 ///
-/// Threads: every member may be called from any thread, several at once, with one `read()` at a time; but do
+/// Thread safety: every member may be called from any thread, several at once, with one `read()` at a time; but do
 /// not destroy the handle on one of gRPC's own threads. Awaitables resume on the caller's executor.
 ///
-/// Cancellation of an awaitable throws `operation_aborted` and leaves the call as it is.
+/// Errors: nothing is thrown but `operation_aborted`; how the call ended, `finish()` says.
+///
+/// Cancellation: an awaitable that is cancelled throws `operation_aborted` and leaves the call as it is.
 template <class Request, class Response>
 class BidiStream {
  public:
+  /// What is written.
   using request_type = Request;
+  /// What is read.
   using response_type = Response;
 
   BidiStream() {}
@@ -258,14 +262,17 @@ class BidiStream {
   }
 
   ~BidiStream() { release(); }
+  /// The call goes over; `other` is empty then.
   BidiStream(BidiStream&& other) noexcept
       : home_(std::move(other.home_)), call_(std::exchange(other.call_, nullptr)) {}
+  /// Swaps: the call that was here goes on in `other`.
   BidiStream& operator=(BidiStream&& other) noexcept {
     std::swap(home_, other.home_);
     std::swap(call_, other.call_);
     return *this;
   }
 
+  /// Whether there is a call, ended or not.
   explicit operator bool() const noexcept { return call_ != nullptr; }
 
   /// The next message; empty when the stream has ended, and `finish()` tells how. Up to 16 messages are
@@ -285,7 +292,8 @@ class BidiStream {
   }
 
   /// Half-closes, drops every message that was not read, and returns how the stream ended. For a stream that
-  /// was read to its end: its status, at once. May be awaited again.
+  /// was read to its end: its status, at once. May be awaited again. Cancellation: throws `operation_aborted`, but
+  /// the half-close and the dropping stand.
   asio::awaitable<grpc::Status> finish() { return finish_of(call_); }
 
   /// Until the stream has ended, reading nothing: messages may still wait to be read. While 16 messages wait

@@ -119,7 +119,7 @@ class Publisher : public std::enable_shared_from_this<Publisher> {
     const auto publication = self->follow(service);
     const Waiting waiting(publication);
     while (!self->closed_ && !(publication->loaded && publication->endpoints >= at_least)) {
-      if (Clock::now() >= deadline) {
+      if (Clock::now() >= deadline || publication->problem == errc::closed) {
         Problem why = publication->problem;
         if (!why) why = errc::timed_out;
         why.raise("service " + quote(service) + ": " + std::to_string(publication->endpoints) + " of " +

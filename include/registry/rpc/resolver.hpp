@@ -42,7 +42,7 @@ namespace registry {
 ///
 /// Lifetime: may outlive the Registry, which then publishes nothing more; channels may outlive both: they go on with
 /// the endpoints they know. Destroying it closes it, without waiting for its coroutines; it stops a server and takes some
-/// milliseconds. Threads: all members may be called from any thread; awaitables resume on the caller's executor.
+/// milliseconds. Thread safety: all members may be called from any thread; awaitables resume on the caller's executor.
 /// The executor of the Registry's store must be running for changes to be published. A fork can only destroy it, which then
 /// does nothing; Resolvers of the fork's own need a gRPC that the process had not begun to use.
 class Resolver {
@@ -61,6 +61,8 @@ class Resolver {
     }
   }
   Resolver(Resolver&&) noexcept = default;
+  /// Swaps: what this Resolver was lives on in `other`. One that was moved from may only be destroyed or
+  /// assigned to.
   Resolver& operator=(Resolver&& other) noexcept {
     std::swap(core_, other.core_);
     return *this;
@@ -70,7 +72,8 @@ class Resolver {
   /// for a bad name.
   std::string target(std::string_view name) const { return core_->target(name); }
 
-  /// Needed beside target() when the application has an xDS bootstrap of its own; without effect otherwise.
+  /// Needed beside target() when the application has an xDS bootstrap of its own; without effect otherwise, and after
+  /// close().
   grpc::ChannelArguments channel_arguments() const {
     grpc::ChannelArguments arguments;
     core_->add_arguments(arguments);
@@ -78,19 +81,20 @@ class Resolver {
   }
 
   /// A channel that follows the service: the same one for the same name and credentials while somebody holds it. Returns when the
-  /// service's list is loaded and `at_least` instances can be used.
+  /// service's list is loaded and `at_least` addresses can be used.
   /// Errors: `invalid_argument`, `closed`, `timed_out`, or what keeps the store from answering within the timeout.
-  /// Cancellation: throws `operation_aborted`.
+  /// Cancellation: throws `operation_aborted`; nothing is left behind but a service that is followed for a while.
   asio::awaitable<std::shared_ptr<grpc::Channel>> get_connection(
       std::string name, std::shared_ptr<grpc::ChannelCredentials> credentials,
       ConnectionOptions options = ConnectionOptions()) {
     return connect(core_, std::move(name), std::move(credentials), std::move(options));
   }
 
-  /// The port of the control plane on TCP; 0 when `listen` is empty.
+  /// The port of the control plane on TCP; 0 when `listen` is empty, and after close().
   int port() const noexcept { return core_->port(); }
 
   /// Stops publishing and waits until all coroutines have ended. Channels go on with what they know. Idempotent.
+  /// Throws no error of the store. Cancellation: throws `operation_aborted`; everything ends all the same.
   asio::awaitable<void> close() { return close_core(core_); }
 
  private:
@@ -166,6 +170,13 @@ class Resolver {
       return channel;
     }
 
+    void check(const ConnectionOptions& options) const {
+      const std::size_t most = rules_->config.max_endpoints;
+      if (options.at_least > most)
+        detail::reject("at_least", std::to_string(options.at_least),
+                       "use at most max_endpoints (" + std::to_string(most) + ")");
+    }
+
     static std::string service_of(std::string_view name) {
       for (const std::string_view scheme : {"etcd:///", "etcd://"}) {
         if (name.starts_with(scheme)) {
@@ -208,6 +219,7 @@ class Resolver {
     const std::string service = Core::service_of(name);
     if (!credentials)
       detail::fail(errc::invalid_argument, "credentials = null: use grpc::InsecureChannelCredentials()");
+    core->check(options);
     const auto publisher = core->publisher();
     const auto deadline = std::chrono::steady_clock::now() + options.timeout;
     co_await detail::on(publisher->home,

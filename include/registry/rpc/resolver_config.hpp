@@ -42,13 +42,15 @@ struct ServiceRule {
 struct ResolverConfig {
   /// For services without a rule of their own.
   ServiceRule rule;
+  /// Rules for single services, by name: each stands instead of `rule` as a whole.
   std::map<std::string, ServiceRule> services;
   /// Where this process runs. Instances of the same zone are preferred, then those of the same region, then the
   /// rest; the next group is used while the one before it has no instance that can be reached. Empty: no
   /// preference.
   std::string zone, region;
-  /// More instances than this are not given to a channel, because it connects to each of them: every client
-  /// then uses its own part of them, which changes as little as possible when instances come and go. At least 1.
+  /// More addresses than this are not given to a channel, because it connects to each of them: every client then uses
+  /// its own part of them, which changes as little as possible when instances come and go. An instance has as many as it
+  /// has endpoints for gRPC. At least 1.
   std::size_t max_endpoints = 500;
   /// Bursts of changes of one service are folded; the last state is always sent. 1 to 1000.
   std::size_t max_pushes_per_second = 20;
@@ -66,8 +68,10 @@ struct ResolverConfig {
 
 /// How get_connection prepares a channel.
 struct ConnectionOptions {
-  /// Waits until that many instances can be used, up to `timeout`; then it throws `timed_out`.
+  /// Waits until gRPC has that many addresses of instances that can be used, up to `timeout`; then it throws `timed_out`.
+  /// At most the Resolver's `max_endpoints`.
   std::size_t at_least = 0;
+  /// How long get_connection may take, with `at_least` = 0 too: until the list of the service is there.
   std::chrono::milliseconds timeout{5000};
   /// Further settings of the channel. Channels are shared by name and credentials unless these are set.
   std::optional<grpc::ChannelArguments> arguments;
@@ -86,7 +90,8 @@ inline bool ring_hash_works(const std::string& grpc_version) {
 
 }  // namespace detail
 
-/// Throws `invalid_argument` that names the field and the value.
+/// Whether a rule can be used; `field` is what errors call it. Throws `invalid_argument` that names the field and the
+/// value.
 inline void validate(const ServiceRule& rule, const std::string& field) {
   using detail::fail;
   if (rule.balancing == Balancing::RingHash && !detail::ring_hash_works(grpc::Version()))
@@ -107,6 +112,8 @@ inline void validate(const ServiceRule& rule, const std::string& field) {
     fail(errc::invalid_argument, field + ".version_shares: all are 0; give at least one version a share");
 }
 
+/// Whether a Resolver can be made with these settings, but for `listen`. Throws `invalid_argument` that
+/// names the field and the value.
 inline void validate(const ResolverConfig& config) {
   using detail::fail;
   validate(config.rule, "rule");

@@ -360,15 +360,16 @@ inline asio::awaitable<void> serve_with(Registry& registry, grpc::ServerBuilder&
 /// permission_denied, ...) when it cannot listen, and then nothing was registered; what register_instance throws, when
 /// the store does not take the registration in its time, and then the server is stopped first.
 ///
-/// Cancellation counts as a signal: it deregisters and drains, and then throws `operation_aborted`; a second one ends
+/// Cancellation: counts as a signal; it deregisters and drains, and then throws `operation_aborted`; a second one ends
 /// that at once. (Awaitable operators such as `serve(...) || other()` do that.)
 ///
 /// The registry, the builder's services and the store must live until it returns. `registry` is not closed.
 ///
-/// Threads: may be awaited on any executor. Stopping a grpc::Server blocks until its handlers have returned, and gRPC
-/// offers no other way, so step 6 uses a thread of its own, the only one that the library ever starts. If the
-/// execution context is destroyed meanwhile the calls are cancelled and the handlers awaited there. A handler that
-/// ignores its cancellation holds the end up. The port is not shared (GRPC_ARG_ALLOW_REUSEPORT is off).
+/// Thread safety: may be awaited on any executor, several at once with a builder each. Stopping a grpc::Server
+/// blocks until its handlers have returned, and gRPC offers no other way, so step 6 uses a thread of its own,
+/// the only one that the library starts itself (Asio has one for host names). If the execution context is destroyed meanwhile the calls are
+/// cancelled and the handlers awaited there. A handler that ignores its cancellation holds the end up. The port
+/// is not shared (GRPC_ARG_ALLOW_REUSEPORT is off).
 inline asio::awaitable<void> serve(Registry& registry, grpc::ServerBuilder& builder, ServeConfig config,
                                    Generator<ServeChange> changes = Generator<ServeChange>()) {
   return detail::serve_with(registry, builder, std::move(config), std::move(changes));

@@ -54,6 +54,7 @@ struct ServeChange {
   std::string listen_address;
 
   ServeChange() {}
+  /// A change with these members.
   explicit ServeChange(ServiceInstance who, std::chrono::seconds time = {}, std::string where = {})
       : instance(std::move(who)), ttl(time), listen_address(std::move(where)) {}
 };
@@ -229,7 +230,8 @@ inline asio::awaitable<bool> follow_changes(Registry& registry, LiveInstance liv
 
 /// The values of any generator as changes for serve(). `to_change(const T&)` makes one of each, also of those that are
 /// overtaken by newer ones; it is called while serve() is registered, on its executor. When it throws that is
-/// logged and the value skipped.
+/// logged and the value skipped. Errors: what `source` throws, which serve() logs. Cancellation: as with `source`;
+/// destroying the result destroys it.
 template <class T, class ToChange>
 Generator<ServeChange> serve_changes(Generator<T> source, ToChange to_change) {
   return Generator<ServeChange>(

@@ -44,23 +44,25 @@ struct ServeConfig {
   /// refused. A change reaches gRPC channels within some 60 ms (pushes are folded, 20 a second); one second leaves
   /// room for a busy machine.
   std::chrono::milliseconds drain_delay{1000};
-  /// How long calls under way may take after that; then they are cancelled.
+  /// How long calls under way may take after that; then they are cancelled. 0 ms to 24 h, as drain_delay.
   std::chrono::milliseconds drain_timeout{10000};
   /// What ends serving. Empty: no signal, only cancellation.
   std::vector<int> signals{SIGINT, SIGTERM};
-  /// Called once registered, with the receipt and the port (0 without a listen_address). What it throws ends serving
-  /// and is thrown by serve().
+  /// Called once registered, on a strand of serve()'s executor, with the receipt and the port (0 without a
+  /// listen_address). What it throws ends serving and is thrown by serve().
   std::function<void(const Registration&, int port)> on_registered;
   /// Is told about failures that do not end serving, and about changes that were applied or refused.
   Observer observer;
 
   ServeConfig() {}
+  /// Serves as `who`, everything else as it stands above.
   explicit ServeConfig(ServiceInstance who) : instance(std::move(who)) {}
+  /// Serves as `who`, and listens at `where`.
   ServeConfig(ServiceInstance who, std::string where)
       : instance(std::move(who)), listen_address(std::move(where)) {}
 };
 
-/// Throws `invalid_argument` that names the field and the value.
+/// Whether serve() can begin with these settings. Throws `invalid_argument` that names the field and the value.
 inline void validate(const ServeConfig& config) {
   using namespace detail;
   using std::chrono::milliseconds;

@@ -45,6 +45,7 @@ namespace registry {
 /// one.
 template <class Stream>
 struct StreamManagerConfig {
+  /// Opens a stream: see `factory`.
   using Factory = std::function<asio::awaitable<std::shared_ptr<Stream>>(std::shared_ptr<grpc::Channel>,
                                                                          const ServiceInstance&)>;
 
@@ -60,18 +61,20 @@ struct StreamManagerConfig {
   /// Returns (or throws) when the stream has ended. Cancelled when the stream is closed before. Default: the
   /// stream's own `wait_ended()`, which a BidiStream has.
   std::function<asio::awaitable<void>(Stream&)> ended;
-  /// Called once for each stream that leaves `streams()`, on the manager's strand; throws nothing. Default: the stream's own `cancel()`, if it has one. A
-  /// `writes_done()` here instead lets servers finish what they are about.
+  /// Called once for each stream that leaves `streams()`, on the manager's strand; throws nothing. Default: the
+  /// stream's own `cancel()`, if it has one. A `writes_done()` here instead lets servers finish what they are about.
   std::function<void(Stream&)> close;
   /// Only instances that pass.
   ServiceFilter filter;
-  /// The first and the longest step of the backoff between tries of one instance.
+  /// The first and the longest step of the backoff between tries of one instance. 1 ms to 24 h.
   std::chrono::milliseconds retry_interval{1000}, max_retry_interval{30000};
-  /// How long `factory` may take.
+  /// How long `factory` may take. 1 ms to 24 h.
   std::chrono::milliseconds open_timeout{10000};
   /// For the channels.
   grpc::ChannelArguments channel_arguments;
 
+  /// The defaults, with a BidiStream's `wait_ended()` and `cancel()` where `Stream` has those.
+  /// `service_name` and `factory` must be set.
   StreamManagerConfig() {
     if constexpr (requires(Stream& stream) { stream.wait_ended(); }) {
       ended = [](Stream& stream) -> asio::awaitable<void> { return stream.wait_ended(); };
@@ -80,6 +83,7 @@ struct StreamManagerConfig {
       close = [](Stream& stream) { stream.cancel(); };
     }
   }
+  /// These three, and the defaults.
   StreamManagerConfig(std::string service, std::shared_ptr<grpc::ChannelCredentials> how, Factory open)
       : StreamManagerConfig() {
     service_name = std::move(service);
@@ -88,7 +92,7 @@ struct StreamManagerConfig {
   }
 };
 
-/// Throws `invalid_argument` that names the field.
+/// Whether a StreamManager can be made with these settings. Throws `invalid_argument` that names the field.
 template <class Stream>
 void validate(const StreamManagerConfig<Stream>& config) {
   using namespace detail;
@@ -120,7 +124,7 @@ void validate(const StreamManagerConfig<Stream>& config) {
 /// A handle: destroying it closes the streams soon and waits for nothing; `stop()` waits. It borrows the
 /// Registry, which is needed until `start()` was called. When the Registry is closed all streams are closed.
 ///
-/// Threads: every member may be called from any thread. Everything runs on a strand of the executor that start()
+/// Thread safety: every member may be called from any thread. Everything runs on a strand of the executor that start()
 /// was awaited on. The manager, the Registry and the execution context may be destroyed in any order.
 template <class Stream>
 class StreamManager {
@@ -132,6 +136,8 @@ class StreamManager {
 
   ~StreamManager() { shut(core_); }
   StreamManager(StreamManager&&) noexcept = default;
+  /// Swaps: what this manager was lives on in `other`. One that was moved from may only be destroyed or
+  /// assigned to.
   StreamManager& operator=(StreamManager&& other) noexcept {
     std::swap(registry_, other.registry_);
     std::swap(core_, other.core_);
@@ -154,7 +160,7 @@ class StreamManager {
   }
 
   /// Closes all streams and returns when nothing runs any more, which a factory that ignores its cancellation
-  /// delays. Final and idempotent. Cancellation: throws `operation_aborted`; the closing goes on.
+  /// delays. Final and idempotent. Throws no error of a stream. Cancellation: throws `operation_aborted`; the closing goes on.
   asio::awaitable<void> stop() { return stop_on(core_); }
 
  private:

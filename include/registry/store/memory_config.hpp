@@ -16,8 +16,8 @@ struct MemoryStoreConfig {
   /// How many revisions are kept for watches and for lists of the past; older ones are compacted by
   /// themselves.
   std::size_t max_history = 10'000;
-  /// What one commit may carry; bytes are those of its keys and values.
-  Limits limits{127, 1536 * 1024};
+  /// What one commit may carry; bytes are those of its keys and values. As with etcd::Connector.
+  Limits limits{127, 1024 * 1024};
   /// Where pairs and leases survive the process. Empty: nowhere. A missing file is a fresh store.
   std::string snapshot_file;
   /// Changes are written to the file this long after the first of them at the latest, while the executor
