@@ -18,33 +18,40 @@ namespace registry {
 
 /// What to do with a batch of a watch.
 struct WatchAction {
+  /// Which of four.
   enum Kind {
     Deliver,      ///< all of it is news (an empty batch: the store confirms that nothing changed)
     DeliverFrom,  ///< only changes at revision `from` and later; the others were delivered before
     Ignore,       ///< nothing of it is news
     Relist,       ///< what was missed cannot be told from here: end this watch, list again
   };
-  Kind kind = Ignore;
-  std::int64_t from = 0;
+  Kind kind = Ignore;     ///< what to do
+  std::int64_t from = 0;  ///< for DeliverFrom: the first revision that is news
   errc reason =
       errc::compacted;  ///< of a Relist: compacted (also: too far behind to replay) or store_changed
 
   WatchAction() {}
 };
 
-/// Lists at revision R, then watches from R + 1; `next()` only moves up until the next list. Not thread-safe.
+/// Lists at revision R, then watches from R + 1; `next()` only moves up until the next list.
+///
+/// Thread safety: none of its own; keep it on one strand.
 class WatchResume {
  public:
+  /// Of the clock that the caller reads.
   using TimePoint = std::chrono::steady_clock::time_point;
 
   /// How far behind a resumed watch may be. etcd replays history at no more than 10,000 revisions a second
   /// (1,000 each 100 ms), of all keys: beyond two seconds of that a list is faster.
   static constexpr std::int64_t max_replay = 20'000;
 
+  /// Backs off from `first` to `max`, and compares what is known with the store every `reconcile` (zero:
+  /// never).
   WatchResume(std::chrono::milliseconds first, std::chrono::milliseconds max,
               std::chrono::milliseconds reconcile)
       : backoff_(first, max), first_(first), max_(max), interval_(reconcile) {}
 
+  /// Whether a list is due before the next watch.
   bool must_list() const noexcept { return !listed_; }
 
   /// The first revision that is news.
@@ -69,6 +76,7 @@ class WatchResume {
     running_ = false;
   }
 
+  /// What to do with a batch that came at `now`.
   WatchAction batch(const Batch& batch, TimePoint now) {
     WatchAction action;
     if (batch.store_id != store_id_) return relist(errc::store_changed);
@@ -88,15 +96,19 @@ class WatchResume {
       since_ = now;
     }
     action.from = next_;
-    const std::int64_t last = batch.changes.empty() ? batch.through : batch.changes.back().kv.mod_revision;
+    // Wherever they stand: a server may mix up an answer.
+    const auto [oldest, newest] = std::minmax_element(
+        batch.changes.begin(), batch.changes.end(),
+        [](const Change& one, const Change& other) { return one.kv.mod_revision < other.kv.mod_revision; });
     if (batch.changes.empty()) {
       action.kind = !first && batch.through + 1 < next_ ? WatchAction::Ignore : WatchAction::Deliver;
-    } else if (batch.changes.front().kv.mod_revision >= next_) {
+    } else if (oldest->kv.mod_revision >= next_) {
       action.kind = WatchAction::Deliver;
-    } else if (last >= next_) {
+    } else if (newest->kv.mod_revision >= next_) {
       action.kind = WatchAction::DeliverFrom;
     }
-    next_ = std::max({next_, batch.through + 1, last + 1});
+    next_ = std::max(next_, batch.through + 1);
+    if (!batch.changes.empty()) next_ = std::max(next_, newest->kv.mod_revision + 1);
     return action;
   }
 
@@ -127,8 +139,9 @@ class WatchResume {
   TimePoint reconcile_due() const noexcept {
     return running_ && interval_.count() > 0 ? due_ : TimePoint::max();
   }
-  /// The store that was listed, and the revision that everything was delivered through.
+  /// The store that was listed.
   const std::string& store_id() const noexcept { return store_id_; }
+  /// The revision that everything was delivered through.
   std::int64_t through() const noexcept { return next_ - 1; }
 
   /// A comparison was made or given up; the next one is due an interval later, jittered by a tenth.
