@@ -36,7 +36,7 @@ function(registry_add_stub target)
   target_include_directories(${target} SYSTEM PUBLIC
     $<BUILD_INTERFACE:${out}>
     $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}/${target}>)
-  # One protobuf runtime in a program: the full one, which gRPC brings, runs lite messages too.
-  target_link_libraries(${target} PUBLIC gRPC::grpc++ PRIVATE $<BUILD_INTERFACE:registry_sanitizers>)
+  # One protobuf runtime in a program: the full one, which gRPC needs anyway, runs lite messages too.
+  target_link_libraries(${target} PUBLIC gRPC::grpc++ protobuf::libprotobuf PRIVATE $<BUILD_INTERFACE:registry_sanitizers>)
   set_target_properties(${target} PROPERTIES POSITION_INDEPENDENT_CODE ON REGISTRY_GENERATED_HEADERS "${headers}")
 endfunction()
