@@ -10,6 +10,7 @@
 #include "registry/rpc/serve.hpp"
 #include "registry/rpc/stream_manager.hpp"
 #include "registry/store/memory_store.hpp"
+#include "registry/version.hpp"
 
 /// \namespace registry
 /// The public names. Three kinds of them: what programs use; `StoreBackend` with what travels through it, for a

@@ -160,6 +160,7 @@ struct AuthWorld {
   AuthWorld(EtcdOptions options, Settings settings)
       : etcd(std::move(options)),
         gate(etcd.endpoint()),
+        pool(2),
         store(pool.get_executor(), settings(gate.endpoint()), observer()),
         reg(store, quick_config(), counted(counters)),
         raw({etcd.endpoint()}) {}
@@ -214,7 +215,7 @@ struct AuthWorld {
   int uses = 0;
   Etcd etcd;
   Gate gate;
-  asio::thread_pool pool{2};
+  asio::thread_pool pool;
   etcd::Connector store;
   Registry reg;
   RawEtcd raw;
