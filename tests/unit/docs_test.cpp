@@ -1,7 +1,8 @@
-// What the documentation says about the tests is true: each row of the table of faults has a test, and each such
-// test a row.
+// The tables of the documentation are those of the code: faults and the tests that show them, metrics, errors. (The code in
+// the pages is cut from tests/docs, see tools/snippets.py.)
 #include <doctest/doctest.h>
 
+#include <cstddef>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -9,6 +10,7 @@
 #include <set>
 #include <string>
 
+#include "registry/model/errors.hpp"
 #include "registry/observe/metric.hpp"
 
 namespace {
@@ -66,16 +68,15 @@ TEST_CASE("docs: the table of metrics is the one in the code, and every metric i
   CHECK(used == declared);
 }
 
-TEST_CASE("docs: the code in docs/observability.md stands in the tests, word for word") {
+TEST_CASE("docs: the table of errors in docs/etcd.md has every code, once") {
   const fs::path project = REGISTRY_PROJECT_DIR;
-  const auto flush_left = [](const std::string& text) {
-    return std::regex_replace(text, std::regex("\n +"), "\n");
-  };
-  const std::string tests = flush_left(text_of(project / "tests/unit/observe_test.cpp") +
-                                       text_of(project / "tests/integration/observability_test.cpp"));
-  const Rows snippets =
-      found(flush_left(text_of(project / "docs/observability.md")), R"(```cpp(\n[^`]+\n)```)");
-  CHECK(snippets.size() == 2);
-  for (const std::string& snippet : snippets)
-    CHECK_MESSAGE(tests.find(snippet) != std::string::npos, snippet);
+  const Rows declared =
+      found(text_of(project / "include/registry/model/errors.hpp"), R"(\n  (\w+)(?: = 1)?, +///<)");
+  CHECK(declared.size() == static_cast<std::size_t>(registry::last_errc));
+  Rows documented;
+  for (const std::string& cell : found(text_of(project / "docs/etcd.md"), R"(\n\| (`[^|]+) \|)")) {
+    for (const std::string& code : found(cell, "`(\\w+)`"))
+      CHECK_MESSAGE(documented.insert(code).second, code);
+  }
+  CHECK(documented == declared);
 }
