@@ -11,7 +11,7 @@ if (($#)) && [[ "$1" != -* ]]; then
 fi
 
 packages=("${build_packages[@]}" "${test_packages[@]}")
-if [[ "$preset" == clang ]]; then packages+=(clang-16); fi
+if [[ "$preset" == clang ]]; then packages+=(clang-16 libbenchmark-dev); fi
 install_packages "${packages[@]}"
 
 cd "$project_dir"

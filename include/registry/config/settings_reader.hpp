@@ -143,15 +143,15 @@ class SettingsReader {
     std::string shown;  // as the file has it, quoted; empty: not to be shown
     std::string value;  // with its variables
 
-    Place(YAML::Node what, std::size_t where) : node(std::move(what)), line(where) {}
+    Place(const YAML::Node& what, std::size_t where) : node(what), line(where) {}
   };
   struct Entry {
     std::string key;
     YAML::Node node;
     std::size_t line;
 
-    Entry(std::string name, YAML::Node what, std::size_t where)
-        : key(std::move(name)), node(std::move(what)), line(where) {}
+    Entry(std::string name, const YAML::Node& what, std::size_t where)
+        : key(std::move(name)), node(what), line(where) {}
   };
 
   /// Assigning a YAML::Node changes the document: they are only ever copied.

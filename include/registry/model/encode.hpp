@@ -18,7 +18,7 @@ namespace detail {
 inline constexpr auto plain_json = [] {
   std::array<bool, 128> plain{};
   for (std::size_t c = 0x20; c < plain.size(); ++c) plain[c] = true;
-  for (const char c : {'"', '\\', '<', '>', '&'}) plain[static_cast<std::size_t>(c)] = false;
+  for (const char c : {'"', '\\', '<', '>', '&'}) plain[static_cast<unsigned char>(c)] = false;
   return plain;
 }();
 

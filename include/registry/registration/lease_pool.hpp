@@ -141,9 +141,10 @@ class LeasePool : public std::enable_shared_from_this<LeasePool> {
     return nullptr;
   }
 
-  std::shared_ptr<Waiter> wait_for_grant(std::chrono::seconds ttl, std::shared_ptr<LeaseMember> member) {
+  std::shared_ptr<Waiter> wait_for_grant(std::chrono::seconds ttl,
+                                         const std::shared_ptr<LeaseMember>& member) {
     auto waiter = std::make_shared<Waiter>();
-    waiter->member = std::move(member);
+    waiter->member = member;
     auto grant = std::find_if(grants_.begin(), grants_.end(), [ttl](const auto& each) {
       return each->ttl == ttl && each->waiters.size() < SharedLease::max_members;
     });
