@@ -10,6 +10,7 @@ declare -A about=(
   [format]="every C++ file is formatted by clang-format 16"
   [snippets]="every piece of code in README.md and docs/ is what the compiled file holds"
   [api]="the API reference can be made, and no public name lacks a description"
+  [headers]="every header compiles alone, without a warning"
   [compile-time]="including registry.hpp costs no more than its budget"
   [tidy]="clang-tidy has nothing to say about the headers"
   [consumers]="a first program builds and runs in every way of consuming the library"
@@ -17,7 +18,7 @@ declare -A about=(
   [clang]="clang 16 builds everything without a warning, and passes the unit tests"
   [soak]="ten minutes of faults with a seed from the clock"
 )
-gates=(format snippets api compile-time tidy consumers fuzz clang soak)
+gates=(format snippets api headers compile-time tidy consumers fuzz clang soak)
 
 gate_format() {
   install_packages clang-format-16
@@ -28,6 +29,11 @@ gate_snippets() {
   tools/snippets.py --check
 }
 gate_api() { tools/api_docs.sh; }
+gate_headers() {
+  install_packages "${build_packages[@]}" "${test_packages[@]}"
+  cmake --preset debug >/dev/null
+  cmake --build --preset debug --target registry_headers
+}
 gate_compile-time() { tools/compile_time.sh; }
 gate_tidy() { tools/tidy.sh; }
 gate_consumers() { tools/consumers.sh; }
