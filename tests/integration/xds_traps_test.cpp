@@ -806,7 +806,6 @@ TEST_CASE("resolver: of 10,000 instances a channel gets 500, the same ones for t
   }
   REQUIRE(id_of.size() == 10'000);
   const GreeterStub stub = plane.connected(500);
-  CHECK(plane.missing(501).find("500 of 501") != std::string::npos);
   Calls calls;
   calls.start(*stub, 1000, true, 60s);
   CHECK(eventually([&] { return calls.done() == 1000; }, "calls get through", 30s));
@@ -842,7 +841,7 @@ TEST_CASE("resolver: of 10,000 instances a channel gets 500, the same ones for t
 
 TEST_CASE("resolver: 10,000 endpoints in one answer: far below 4 MiB, not refused, and the stream goes on") {
   ResolverConfig config = listening();
-  config.max_endpoints = 10'001;
+  config.max_endpoints = 10'002;
   config.zone = "a";  // gRPC connects to the far ones when the near ones fail, and checks them all the same
   Plane plane(config);
   Greeter one("user-1"), two("user-2");
