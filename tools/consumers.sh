@@ -53,8 +53,9 @@ consumer() {
   local folder="$work/$1" name="$2"
   shift 2
   mkdir -p "$folder"
-  cp -u "$consumers/first_program.cpp" "$folder/main.cpp"
-  cp -u "$consumers/$name"/* "$folder"
+  # With their times: what has not changed is not built again.
+  cp -p "$consumers/$name"/* "$folder"
+  [[ -f "$folder/main.cpp" ]] || cp -p "$consumers/first_program.cpp" "$folder/main.cpp"
   cmake -S "$folder" -B "$folder/build" -DCMAKE_CXX_FLAGS="$warnings" "$@"
   cmake --build "$folder/build"
 }
