@@ -22,7 +22,8 @@ gates=(format snippets api headers compile-time tidy consumers fuzz clang soak)
 
 gate_format() {
   install_packages clang-format-16
-  git ls-files -z --cached --others --exclude-standard -- '*.hpp' '*.cpp' | xargs -0 -r clang-format-16 --dry-run --Werror
+  find include tests examples benchmarks test_package \( -name '*.hpp' -o -name '*.cpp' \) -print0 |
+    xargs -0 clang-format-16 --dry-run --Werror
 }
 gate_snippets() {
   install_packages python3
