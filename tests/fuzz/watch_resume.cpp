@@ -219,7 +219,11 @@ class Follower {
   }
 
   void apply(std::vector<Change> changes, std::int64_t through) {
-    // A mixed up answer is delivered as it came: its changes are all there, once.
+    const auto older = [](const Change& one, const Change& other) {
+      return one.kv.mod_revision < other.kv.mod_revision;
+    };
+    fuzz::check(std::is_sorted(changes.begin(), changes.end(), older), "revision by revision");
+    // Within a revision a mixed up answer is delivered as it came: its changes are all there, once.
     const auto by_place = [](const Change& one, const Change& other) {
       return std::tie(one.kv.mod_revision, one.kv.key) < std::tie(other.kv.mod_revision, other.kv.key);
     };

@@ -36,6 +36,9 @@ TEST_CASE(
   REQUIRE(resume.batch(first, now).kind == WatchAction::Deliver);
   const auto batch = watch.events(13, false, changes({11, 13, 10}));
   REQUIRE(batch);
+  std::vector<std::int64_t> order;
+  for (const Change& change : batch->changes) order.push_back(change.kv.mod_revision);
+  CHECK(order == std::vector<std::int64_t>{10, 11, 13});
   const WatchAction action = resume.batch(*batch, now);
   CHECK(action.kind == WatchAction::DeliverFrom);
   CHECK(action.from == 11);

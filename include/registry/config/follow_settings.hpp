@@ -108,7 +108,9 @@ class SettingsSource final : public GeneratorSource<Settings>,
         std::error_code error;
         co_await events.async_wait(asio::posix::stream_descriptor::wait_read,
                                    asio::redirect_error(asio::use_awaitable, error));
-        if (error) throw_aborted();
+        const auto state = co_await asio::this_coro::cancellation_state;
+        if (state.cancelled() != asio::cancellation_type::none) throw_aborted();
+        if (error) throw std::system_error(error, "waiting for changes of " + self->path_);
         self->react(self->watch_.drain());
       }
     } catch (...) {

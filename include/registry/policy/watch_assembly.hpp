@@ -45,8 +45,13 @@ class WatchAssembly {
     std::erase_if(batch.changes, [this](const Change& change) { return change.kv.mod_revision < next_; });
     dropped_ += arrived - batch.changes.size();
     if (batch.changes.empty()) return std::nullopt;
-    // The newest, wherever it stands: a server that mixes up an answer must not make us ask for it again.
-    for (const Change& change : batch.changes) next_ = std::max(next_, change.kv.mod_revision + 1);
+    // What a server mixes up is put in order here, so that nobody behind has to look for it.
+    const auto older = [](const Change& one, const Change& other) {
+      return one.kv.mod_revision < other.kv.mod_revision;
+    };
+    if (!std::is_sorted(batch.changes.begin(), batch.changes.end(), older))
+      std::stable_sort(batch.changes.begin(), batch.changes.end(), older);
+    next_ = batch.changes.back().kv.mod_revision + 1;
     batch.through = next_ - 1;
     return batch;
   }

@@ -96,19 +96,15 @@ class WatchResume {
       since_ = now;
     }
     action.from = next_;
-    // Wherever they stand: a server may mix up an answer.
-    const auto [oldest, newest] = std::minmax_element(
-        batch.changes.begin(), batch.changes.end(),
-        [](const Change& one, const Change& other) { return one.kv.mod_revision < other.kv.mod_revision; });
+    const std::int64_t last = batch.changes.empty() ? batch.through : batch.changes.back().kv.mod_revision;
     if (batch.changes.empty()) {
       action.kind = !first && batch.through + 1 < next_ ? WatchAction::Ignore : WatchAction::Deliver;
-    } else if (oldest->kv.mod_revision >= next_) {
+    } else if (batch.changes.front().kv.mod_revision >= next_) {
       action.kind = WatchAction::Deliver;
-    } else if (newest->kv.mod_revision >= next_) {
+    } else if (last >= next_) {
       action.kind = WatchAction::DeliverFrom;
     }
-    next_ = std::max(next_, batch.through + 1);
-    if (!batch.changes.empty()) next_ = std::max(next_, newest->kv.mod_revision + 1);
+    next_ = std::max({next_, batch.through + 1, last + 1});
     return action;
   }
 
