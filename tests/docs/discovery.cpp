@@ -106,22 +106,13 @@ registry::RegistryConfig careful(const std::string& folder) {
   return config;
 }
 
-struct MemoryWorld {
-  explicit MemoryWorld(registry::RegistryConfig config = rig::quick_config())
-      : store(pool.get_executor()), reg(store, std::move(config)) {}
-  template <class T>
-  T run(asio::awaitable<T> work) {
-    return rig::run(pool, std::move(work));
-  }
+struct ServiceWorld : rig::MemoryWorld {
+  using MemoryWorld::MemoryWorld;
   void add(const std::string& id, const std::string& version = "v1", const std::string& zone = "a") {
     auto instance = rig::instance("user-service", id, version);
     instance.metadata["zone"] = zone;
     run(reg.register_instance(instance));
   }
-
-  asio::thread_pool pool{2};
-  registry::MemoryStore store;
-  registry::Registry reg;
 };
 
 /// Lines from a coroutine on the pool.
@@ -144,7 +135,7 @@ class Lines {
 }  // namespace
 
 TEST_CASE("discovery: pick one, read all, read some") {
-  MemoryWorld world;
+  ServiceWorld world;
   std::vector<std::string> asked;
   const Ask ask = [&asked](const std::string& endpoint) -> asio::awaitable<bool> {
     asked.push_back(endpoint);
@@ -163,7 +154,7 @@ TEST_CASE("discovery: pick one, read all, read some") {
 }
 
 TEST_CASE("discovery: a watch tells what is there, then what happens, and marks what it re-listed") {
-  MemoryWorld world;
+  ServiceWorld world;
   world.add("user-1");
   Lines lines;
   auto done = asio::co_spawn(world.pool, follow(world.reg, std::ref(lines)), asio::use_future);
@@ -188,7 +179,7 @@ TEST_CASE("discovery: a watch tells what is there, then what happens, and marks 
 }
 
 TEST_CASE("discovery: waiting for an event with a timer loses none") {
-  MemoryWorld world;
+  ServiceWorld world;
   auto events = world.reg.watch("user-service");
   CHECK_FALSE(world.run(event_within(events, 10ms)));
   world.add("user-1");
@@ -198,7 +189,7 @@ TEST_CASE("discovery: waiting for an event with a timer loses none") {
 }
 
 TEST_CASE("discovery: a view says that it is stale, and keeps its list") {
-  MemoryWorld world;
+  ServiceWorld world;
   world.add("user-1");
   const auto view = world.run(world.reg.subscribe("user-service"));
   CHECK(trustworthy(view));
@@ -217,7 +208,7 @@ TEST_CASE("discovery: a view says that it is stale, and keeps its list") {
 
 TEST_CASE("discovery: what vanishes all at once is held back, from views only") {
   const rig::TempDir folder;
-  MemoryWorld world(careful(folder.path()));
+  ServiceWorld world(careful(folder.path()));
   world.add("user-1");
   const auto view = world.run(world.reg.subscribe("user-service"));
   registry::Registry others(world.store);  // whose leases are one
@@ -234,7 +225,7 @@ TEST_CASE("discovery: what vanishes all at once is held back, from views only") 
 
 TEST_CASE("discovery: a client starts with its last known good list while the store is away") {
   const rig::TempDir folder;
-  MemoryWorld world(careful(folder.path()));
+  ServiceWorld world(careful(folder.path()));
   world.add("user-1");
   {
     const auto view = world.run(world.reg.subscribe("user-service"));
@@ -249,7 +240,7 @@ TEST_CASE("discovery: a client starts with its last known good list while the st
 }
 
 TEST_CASE("discovery: balancers choose by load, by key and by zone") {
-  MemoryWorld world;
+  ServiceWorld world;
   world.add("user-1");
   world.add("user-2", "v1", "b");
   const auto view = world.run(world.reg.subscribe("user-service"));

@@ -24,18 +24,9 @@ using rig::key_of;
 
 namespace {
 
-struct MemoryWorld {
-  explicit MemoryWorld(registry::RegistryConfig config = rig::quick_config())
-      : store(pool.get_executor()), reg(store, std::move(config)) {}
-  template <class T>
-  T run(asio::awaitable<T> work) {
-    return rig::run(pool, std::move(work));
-  }
+struct ServiceWorld : rig::MemoryWorld {
+  using MemoryWorld::MemoryWorld;
   std::vector<registry::ServiceInstance> listed() { return run(reg.get_service("user-service")); }
-
-  asio::thread_pool pool{2};
-  registry::MemoryStore store;
-  registry::Registry reg;
 };
 
 // begin: smallest
@@ -112,7 +103,7 @@ class Ledger {
 }  // namespace
 
 TEST_CASE("registration: registered, changed, moved to another TTL, taken away") {
-  MemoryWorld world;
+  ServiceWorld world;
   const auto mine = world.run(start(world.reg));
   CHECK(mine.ttl == 30s);
   CHECK(mine.revision > 0);
@@ -136,12 +127,12 @@ TEST_CASE("registration: registered, changed, moved to another TTL, taken away")
 }
 
 TEST_CASE("registration: the events say what becomes of an instance") {
-  MemoryWorld world;
+  ServiceWorld world(rig::quick_config(), 1);  // one thread: who asks first has joined first
   const auto mine = world.run(start(world.reg));
   std::ostringstream text;
   std::streambuf* const before = std::cout.rdbuf(text.rdbuf());
-  rig::RegistrationLog log(world.pool, world.reg.registration_events());
   auto reported = asio::co_spawn(world.pool, report(world.reg), asio::use_future);
+  rig::RegistrationLog log(world.pool, world.reg.registration_events());
   CHECK(eventually([&] { return log.size() == 1; }));
   CHECK(world.store.expire(mine.lease));
   CHECK(eventually([&] { return rig::has_state(log, registry::RegistrationState::Restored); }));
@@ -159,7 +150,7 @@ TEST_CASE("registration: the events say what becomes of an instance") {
 }
 
 TEST_CASE("registration: who may not take a key over is told of the conflict") {
-  MemoryWorld first;
+  ServiceWorld first;
   first.run(start(first.reg));
   // begin: conflict
   registry::RegistryConfig config;
@@ -174,7 +165,7 @@ TEST_CASE("registration: who may not take a key over is told of the conflict") {
 }
 
 TEST_CASE("registration: the revision of a successor is the newer token") {
-  MemoryWorld world;
+  ServiceWorld world;
   const auto old = world.run(start(world.reg));
   registry::Registry successor(world.store);
   const auto mine = world.run(start(successor));
@@ -185,7 +176,7 @@ TEST_CASE("registration: the revision of a successor is the newer token") {
 }
 
 TEST_CASE("registration: a patient start waits for the store, and for nothing else") {
-  MemoryWorld world;
+  ServiceWorld world;
   world.store.set_unavailable(true);
   rig::RegistrationLog log(world.pool, world.reg.registration_events());
   auto self = rig::instance("user-service", "user-1");

@@ -28,21 +28,9 @@
 #include "rig/run.hpp"
 
 using namespace std::chrono_literals;
+using rig::code_of;
 
 namespace {
-
-// begin: codes
-// For who likes codes better than exceptions: none if it went well.
-template <class T>
-asio::awaitable<std::error_code> code_of(asio::awaitable<T> work) {
-  try {
-    co_await std::move(work);
-  } catch (const std::system_error& error) {
-    co_return error.code();
-  }
-  co_return std::error_code();
-}
-// end: codes
 
 registry::ServiceInstance user(const std::string& id) {
   registry::ServiceInstance made("user-service", id);

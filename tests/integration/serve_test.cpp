@@ -161,13 +161,11 @@ ServeChange change_of(const std::string& version, const std::string& weight = "1
   return change;
 }
 
-struct MemoryWorld {
-  asio::thread_pool pool{3};
-  MemoryStore store{pool.get_executor()};
-  Registry reg{store, quick_config()};
+struct ServeWorld : MemoryWorld {
+  ServeWorld() : MemoryWorld(quick_config(), 3) {}
   Hello hello;
 
-  std::vector<ServiceInstance> list() { return rig::run(pool, reg.get_service("greeter")); }
+  std::vector<ServiceInstance> list() { return run(reg.get_service("greeter")); }
 };
 
 void signal_self(int number) { ::kill(::getpid(), number); }
@@ -175,7 +173,7 @@ void signal_self(int number) { ::kill(::getpid(), number); }
 }  // namespace
 
 TEST_CASE("serve: listen, register, signal, deregister, drain, stop: in this order") {
-  MemoryWorld world;
+  ServeWorld world;
   EventLog log(world.pool, world.reg.watch("greeter"));
   std::atomic<bool> answered_when_registered{false};
   auto config = config_of();
@@ -211,7 +209,7 @@ TEST_CASE("serve: listen, register, signal, deregister, drain, stop: in this ord
 TEST_CASE("serve: cancellation deregisters and drains, too; a second one ends at once") {
   for (const bool twice : {false, true}) {
     CAPTURE(twice);
-    MemoryWorld world;
+    ServeWorld world;
     auto config = config_of();
     config.signals.clear();
     config.drain_delay = twice ? 20s : 100ms;
@@ -229,7 +227,7 @@ TEST_CASE("serve: cancellation deregisters and drains, too; a second one ends at
 }
 
 TEST_CASE("serve: calls that outlast drain_timeout are cancelled") {
-  MemoryWorld world;
+  ServeWorld world;
   auto config = config_of();
   config.drain_delay = 0ms;
   config.drain_timeout = 300ms;
@@ -245,7 +243,7 @@ TEST_CASE("serve: calls that outlast drain_timeout are cancelled") {
 }
 
 TEST_CASE("serve: a second signal while draining ends at once") {
-  MemoryWorld world;
+  ServeWorld world;
   auto config = config_of();
   config.drain_delay = 0ms;
   config.drain_timeout = 60s;
@@ -263,7 +261,7 @@ TEST_CASE("serve: a second signal while draining ends at once") {
 }
 
 TEST_CASE("serve: a port in use is a clear error, and nothing is registered") {
-  MemoryWorld world;
+  ServeWorld world;
   Served first(world.pool, world.reg, config_of(), &world.hello);
   CHECK(eventually([&] { return first.registered(); }, "registered"));
   Served second(world.pool, world.reg, config_of("greeter-2", first.endpoint()), &world.hello);
@@ -277,7 +275,7 @@ TEST_CASE("serve: a port in use is a clear error, and nothing is registered") {
 }
 
 TEST_CASE("serve: a store that does not take the registration: the server is stopped and the error thrown") {
-  MemoryWorld world;
+  ServeWorld world;
   const Port port;
   world.store.set_unavailable(true);
   Served served(world.pool, world.reg, config_of("greeter-1", port.endpoint()), &world.hello);
@@ -288,7 +286,7 @@ TEST_CASE("serve: a store that does not take the registration: the server is sto
 }
 
 TEST_CASE("serve: a signal while it registers ends it, and leaves nothing behind") {
-  MemoryWorld world;
+  ServeWorld world;
   world.store.set_unavailable(true);
   const Port port;
   Served served(world.pool, world.reg, config_of("greeter-1", port.endpoint()), &world.hello);
@@ -301,7 +299,7 @@ TEST_CASE("serve: a signal while it registers ends it, and leaves nothing behind
 }
 
 TEST_CASE("serve: what on_registered throws ends serving") {
-  MemoryWorld world;
+  ServeWorld world;
   auto config = config_of();
   config.on_registered = [](const Registration&, int) { throw std::runtime_error("no"); };
   Served served(world.pool, world.reg, config, &world.hello);
@@ -310,7 +308,7 @@ TEST_CASE("serve: what on_registered throws ends serving") {
 }
 
 TEST_CASE("serve: a wildcard is never published") {
-  MemoryWorld world;
+  ServeWorld world;
   const auto published = [&](ServeConfig config) {
     Served served(world.pool, world.reg, config, &world.hello);
     if (!eventually([&] { return served.registered() || served.over(); }, "registered or failed"))
@@ -421,7 +419,7 @@ TEST_CASE("serve: what changes is changed in etcd by one write each, and nobody 
 }
 
 TEST_CASE("serve: a change that is not allowed is refused by name, and nothing of it is applied") {
-  MemoryWorld world;
+  ServeWorld world;
   const auto lines = std::make_shared<Lines>();
   const auto changes = std::make_shared<Changes>();
   EventLog log(world.pool, world.reg.watch("greeter"));
@@ -476,7 +474,7 @@ TEST_CASE("serve: a change that is not allowed is refused by name, and nothing o
 }
 
 TEST_CASE("serve: of changes that come quickly the newest counts, and none is applied out of order") {
-  MemoryWorld world;
+  ServeWorld world;
   const auto changes = std::make_shared<Changes>();
   EventLog log(world.pool, world.reg.watch("greeter"));
   auto config = config_of();
@@ -498,7 +496,7 @@ TEST_CASE("serve: of changes that come quickly the newest counts, and none is ap
 }
 
 TEST_CASE("serve: a change while the store is out of reach stays wanted, and a signal need not wait for it") {
-  MemoryWorld world;
+  ServeWorld world;
   const auto lines = std::make_shared<Lines>();
   const auto changes = std::make_shared<Changes>();
   auto config = config_of();
@@ -532,7 +530,7 @@ TEST_CASE("serve: a change while the store is out of reach stays wanted, and a s
 }
 
 TEST_CASE("serve: while it drains nothing is changed any more, and the generator is let go") {
-  MemoryWorld world;
+  ServeWorld world;
   const auto changes = std::make_shared<Changes>();
   EventLog log(world.pool, world.reg.watch("greeter"));
   Served served(world.pool, world.reg, config_of(), &world.hello, Generator<ServeChange>(changes));
@@ -547,7 +545,7 @@ TEST_CASE("serve: while it drains nothing is changed any more, and the generator
 }
 
 TEST_CASE("serve: changes that end, fail or cannot be read do not end it") {
-  MemoryWorld world;
+  ServeWorld world;
   const auto lines = std::make_shared<Lines>();
   const auto texts = std::make_shared<registry::detail::Mailbox<std::string>>();
   auto config = config_of();

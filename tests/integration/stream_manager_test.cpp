@@ -75,15 +75,7 @@ ServiceInstance chat_instance(const std::string& id, const std::string& endpoint
   return made;
 }
 
-struct MemoryWorld {
-  asio::thread_pool pool{2};
-  MemoryStore store{pool.get_executor()};
-  Registry reg{store, quick_config()};
-
-  template <class T>
-  T run(asio::awaitable<T> work) {
-    return rig::run(pool, std::move(work));
-  }
+struct ChatWorld : MemoryWorld {
   void join(const std::string& id, const ChatServer& server) {
     run(reg.register_instance(chat_instance(id, server.endpoint())));
   }
@@ -108,7 +100,7 @@ bool has(const Chats& chats, const std::set<std::string>& wanted) { return ids(c
 }  // namespace
 
 TEST_CASE("stream manager: a stream to each instance, closed when it goes, and all of them at the end") {
-  MemoryWorld world;
+  ChatWorld world;
   ChatServer a("a"), b("b"), c("c");
   world.join("a", a);
   world.join("b", b);
@@ -134,7 +126,7 @@ TEST_CASE("stream manager: a stream to each instance, closed when it goes, and a
 }
 
 TEST_CASE("stream manager: a stream that ends is opened again, with pauses that grow") {
-  MemoryWorld world;
+  ChatWorld world;
   ChatServer server;
   world.join("a", server);
   std::atomic<int> tries{0}, failures{1'000'000};
@@ -163,7 +155,7 @@ TEST_CASE("stream manager: a stream that ends is opened again, with pauses that 
 
 TEST_CASE(
     "stream manager: a factory that hangs is given up and tried again; one that returns null has failed") {
-  MemoryWorld world;
+  ChatWorld world;
   ChatServer server;
   world.join("a", server);
   std::atomic<int> tries{0}, cancelled{0};
@@ -191,7 +183,7 @@ TEST_CASE(
 }
 
 TEST_CASE("stream manager: disabled is closed; draining keeps the stream until it ends by itself") {
-  MemoryWorld world;
+  ChatWorld world;
   ChatServer a("a"), b("b");
   world.join("a", a);
   world.join("b", b);
@@ -215,7 +207,7 @@ TEST_CASE("stream manager: disabled is closed; draining keeps the stream until i
 }
 
 TEST_CASE("stream manager: an instance that moves gets a new stream to where it is now") {
-  MemoryWorld world;
+  ChatWorld world;
   ChatServer before("before"), after("after");
   world.join("a", before);
   Chats chats(world.reg, quick());
@@ -234,7 +226,7 @@ TEST_CASE("stream manager: an instance that moves gets a new stream to where it 
 }
 
 TEST_CASE("stream manager: a graceful close lets the server finish") {
-  MemoryWorld world;
+  ChatWorld world;
   ChatServer server;
   world.join("a", server);
   auto config = quick();
@@ -251,7 +243,7 @@ TEST_CASE("stream manager: a graceful close lets the server finish") {
 }
 
 TEST_CASE("stream manager: of several endpoints the one that works") {
-  MemoryWorld world;
+  ChatWorld world;
   ChatServer server;
   const Port dead;
   ServiceInstance self = chat_instance("a", dead.endpoint());
@@ -265,7 +257,7 @@ TEST_CASE("stream manager: of several endpoints the one that works") {
 }
 
 TEST_CASE("stream manager: settings that cannot work are refused with their names") {
-  MemoryWorld world;
+  ChatWorld world;
   const auto why = [&](ChatsConfig config) {
     try {
       const Chats chats(world.reg, std::move(config));
@@ -291,7 +283,7 @@ TEST_CASE("stream manager: settings that cannot work are refused with their name
 
 TEST_CASE(
     "stream manager: while the store is away the streams stay; when the Registry closes they are closed") {
-  MemoryWorld world;
+  ChatWorld world;
   ChatServer server;
   world.join("a", server);
   Chats chats(world.reg, quick());
@@ -349,7 +341,7 @@ TEST_CASE(
     std::unique_ptr<ChatServer> server;
     std::string status = "up";
   };
-  MemoryWorld world;
+  ChatWorld world;
   std::map<std::string, Truth> truth;
   int serial = 0;
   const auto new_server = [&serial] {

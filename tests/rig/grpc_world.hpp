@@ -4,7 +4,6 @@
 #include <greeter.grpc.pb.h>
 #include <grpcpp/grpcpp.h>
 
-#include <asio/thread_pool.hpp>
 #include <chrono>
 #include <map>
 #include <memory>
@@ -12,10 +11,8 @@
 #include <utility>
 
 #include "registry/rpc/resolver.hpp"
-#include "registry/store/memory_store.hpp"
 #include "rig/eventually.hpp"
 #include "rig/greeter.hpp"
-#include "rig/run.hpp"
 #include "rig/world.hpp"
 
 namespace rig {
@@ -25,19 +22,12 @@ using GreeterStub = std::unique_ptr<greeter::Greeter::Stub>;
 /// What a call spread over: instance id to number of calls; "" counts failures.
 using Spread = std::map<std::string, int>;
 
-/// A Registry on a MemoryStore with a Resolver.
-struct GrpcWorld {
+/// A MemoryWorld with a Resolver.
+struct GrpcWorld : MemoryWorld {
   static constexpr auto service = "user-service";
 
   explicit GrpcWorld(registry::ResolverConfig config = registry::ResolverConfig())
-      : store(pool.get_executor()),
-        reg(store, quick_config(), observer()),
-        resolver(reg, std::move(config)) {}
-
-  template <class T>
-  T run(asio::awaitable<T> work, std::chrono::milliseconds limit = patience) {
-    return rig::run(pool, std::move(work), limit);
-  }
+      : resolver(reg, std::move(config)) {}
 
   /// An instance at this endpoint; metadata as {"weight", "3"}.
   static registry::ServiceInstance instance(const std::string& id, const std::string& endpoint,
@@ -66,9 +56,6 @@ struct GrpcWorld {
   }
   GreeterStub stub(std::size_t at_least = 0) { return greeter::Greeter::NewStub(channel(at_least)); }
 
-  asio::thread_pool pool{2};
-  registry::MemoryStore store;
-  registry::Registry reg;
   registry::Resolver resolver;
 };
 

@@ -97,6 +97,7 @@ T run(asio::thread_pool& pool, asio::awaitable<T> work, std::chrono::millisecond
   });
 }
 
+// begin: codes
 /// The code that an awaitable fails with; none if it does not.
 template <class T>
 asio::awaitable<std::error_code> code_of(asio::awaitable<T> work) {
@@ -107,6 +108,7 @@ asio::awaitable<std::error_code> code_of(asio::awaitable<T> work) {
   }
   co_return std::error_code();
 }
+// end: codes
 
 /// Looks again and again, a millisecond apart, until the condition holds.
 template <class Condition>

@@ -173,4 +173,19 @@ struct World {
   registry::Registry reg;
 };
 
+/// The same on a MemoryStore: no server, nothing between.
+struct MemoryWorld {
+  explicit MemoryWorld(registry::RegistryConfig config = quick_config(), std::size_t threads = 2)
+      : pool(threads), store(pool.get_executor()), reg(store, std::move(config), observer()) {}
+
+  template <class T>
+  T run(asio::awaitable<T> work, std::chrono::milliseconds limit = patience) {
+    return rig::run(pool, std::move(work), limit);
+  }
+
+  asio::thread_pool pool;
+  registry::MemoryStore store;
+  registry::Registry reg;
+};
+
 }  // namespace rig
