@@ -1,4 +1,4 @@
-"""Conan 2 recipe: headers, the generated stub as a static library, and one component for each library that is optional.
+"""Conan 2 recipe: headers, their definitions and the generated stub as static libraries, and one component for each optional library.
 
 conan create . --build=missing -s compiler.cppstd=20
 """
@@ -31,7 +31,7 @@ class RegistryConan(ConanFile):
         "with_prometheus": False,
         "with_yaml": False,
     }
-    exports_sources = "CMakeLists.txt", "LICENSE", "cmake/*", "include/*", "proto/*"
+    exports_sources = "CMakeLists.txt", "LICENSE", "cmake/*", "include/*", "proto/*", "src/*"
 
     def set_version(self):
         header = load(self, os.path.join(self.recipe_folder, "include", "registry", "version.hpp"))
@@ -93,14 +93,21 @@ class RegistryConan(ConanFile):
         stub.includedirs = [os.path.join("include", "registry_stub")]
         stub.requires = ["grpc::grpc++", "protobuf::libprotobuf"]
 
+        headers = self.cpp_info.components["header_only"]
+        headers.set_property("cmake_target_name", "registry::header_only")
+        headers.requires = ["stub", "grpc::grpc++", "asio::asio", "boost::json"]
+        headers.defines = ["ASIO_STANDALONE"]
+        if self.settings.compiler == "clang":
+            headers.defines.append("ASIO_HAS_CO_AWAIT=1")  # Asio 1.22 knows the coroutines of GCC and MSVC only
+        headers.libdirs = []
+        if self.settings.os in ("Linux", "FreeBSD"):
+            headers.system_libs = ["pthread"]
+
         core = self.cpp_info.components["core"]
         core.set_property("cmake_target_name", "registry::registry")
-        core.requires = ["stub", "grpc::grpc++", "asio::asio", "boost::json"]
-        core.defines = ["ASIO_STANDALONE"]
-        if self.settings.compiler == "clang":
-            core.defines.append("ASIO_HAS_CO_AWAIT=1")  # Asio 1.22 knows the coroutines of GCC and MSVC only
-        if self.settings.os in ("Linux", "FreeBSD"):
-            core.system_libs = ["pthread"]
+        core.libs = ["registry"]
+        core.defines = ["REGISTRY_COMPILED"]
+        core.requires = ["header_only"]
 
         libraries = {
             "spdlog": "spdlog::libspdlog",

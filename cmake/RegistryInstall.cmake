@@ -1,10 +1,10 @@
-# Install rules: the headers, the stub with its generated headers, and a package that find_package(registry) finds.
+# Install rules: the headers, the compiled library, the stub with its generated headers, and a package that find_package(registry) finds.
 include(CMakePackageConfigHelpers)
 
 set(package_dir "${CMAKE_INSTALL_LIBDIR}/cmake/registry")
 get_target_property(stub_headers registry_stub REGISTRY_GENERATED_HEADERS)
 
-install(TARGETS registry registry_stub EXPORT registry-targets ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
+install(TARGETS registry registry_header_only registry_stub EXPORT registry-targets ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
 install(DIRECTORY "${PROJECT_SOURCE_DIR}/include/registry" DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} FILES_MATCHING PATTERN "*.hpp")
 install(FILES ${stub_headers} DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/registry_stub)
 install(EXPORT registry-targets NAMESPACE registry:: DESTINATION ${package_dir})

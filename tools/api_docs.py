@@ -59,6 +59,8 @@ def prepared(text):
 
 def prepare(source, target):
     for header in sorted(Path(source).rglob("*.hpp")):
+        if header.stem.endswith("_impl"):  # what another header declares and documents
+            continue
         place = Path(target, header.relative_to(source))
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(prepared(header.read_text(encoding="utf-8")), encoding="utf-8")

@@ -22,7 +22,7 @@ gates=(format snippets api headers compile-time tidy consumers fuzz clang soak)
 
 gate_format() {
   install_packages clang-format-16
-  find benchmarks cmake examples include test_package tests \( -name '*.hpp' -o -name '*.cpp' \) -print0 |
+  find benchmarks cmake examples include src test_package tests \( -name '*.hpp' -o -name '*.cpp' \) -print0 |
     xargs -0 clang-format-16 --dry-run --Werror
 }
 gate_snippets() {

@@ -154,6 +154,8 @@ check "find_package: without etcd it says so and ends with 1" fails_well "$work/
 check "find_package with gRPC and protobuf by pkg-config: a program builds" \
   consumer pkg_config find_package -DCMAKE_PREFIX_PATH="$prefix" "${by_pkg_config[@]}"
 check "find_package with gRPC and protobuf by pkg-config: it runs" serves "$work/pkg_config/build/my_server"
+check "find_package, header-only: a program of two source files builds" consumer header_only header_only -DCMAKE_PREFIX_PATH="$prefix"
+check "find_package, header-only: it runs" serves "$work/header_only/build/my_server"
 check "find_package with COMPONENTS: a program builds" consumer components components -DCMAKE_PREFIX_PATH="$prefix"
 check "find_package with COMPONENTS: it runs" says "registry $version " "$work/components/build/my_server"
 

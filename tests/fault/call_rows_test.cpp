@@ -21,6 +21,10 @@
 #include <utility>
 #include <vector>
 
+#include "registry/async/home.hpp"
+#include "registry/async/on.hpp"
+#include "registry/async/task_scope.hpp"
+#include "registry/store/follow.hpp"
 #include "rig/net.hpp"
 #include "rig/raw_etcd.hpp"
 #include "rig/seed.hpp"

@@ -15,6 +15,7 @@
 #include <system_error>
 #include <vector>
 
+#include "registry/etcd/backend.hpp"
 #include "rig/raw_etcd.hpp"
 #include "rig/scripted_etcd.hpp"
 #include "rig/world.hpp"

@@ -19,6 +19,10 @@
 #include <tuple>
 #include <vector>
 
+#include "registry/async/home.hpp"
+#include "registry/async/sleep.hpp"
+#include "registry/async/task_scope.hpp"
+#include "registry/store/follow.hpp"
 #include "rig/quiet_thread.hpp"
 #include "rig/raw_etcd.hpp"
 #include "rig/seed.hpp"

@@ -21,6 +21,7 @@
 
 #include "registry/etcd/connector.hpp"
 #include "registry/facade/registry.hpp"
+#include "registry/model/keys.hpp"
 #include "registry/store/memory_store.hpp"
 #include "rig/etcd.hpp"
 #include "rig/eventually.hpp"

@@ -14,7 +14,9 @@
 #include <vector>
 
 #include "registry/discovery/balancers.hpp"
+#include "registry/discovery/instance_table.hpp"
 #include "registry/discovery/least_loaded.hpp"
+#include "registry/discovery/view_state.hpp"
 #include "registry/model/encode.hpp"
 
 using namespace registry;

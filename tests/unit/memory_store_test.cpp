@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "registry/store/memory_store.hpp"
+#include "registry/store/memory_table.hpp"
 #include "rig/seed.hpp"
 #include "rig/store_conformance.hpp"
 

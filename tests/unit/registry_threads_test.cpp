@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "registry/facade/registry.hpp"
+#include "registry/model/keys.hpp"
 #include "registry/store/memory_store.hpp"
 #include "rig/eventually.hpp"
 #include "rig/run.hpp"

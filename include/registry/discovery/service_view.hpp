@@ -8,10 +8,13 @@
 #include <memory>
 #include <utility>
 
-#include "registry/discovery/view_state.hpp"
 #include "registry/model/snapshot.hpp"
 
 namespace registry {
+
+namespace detail {
+class ViewState;
+}
 
 /// A live local list of the instances of a service, from Registry::subscribe. Copies look at the same list,
 /// each with its own position for `next()`. The service is followed until the last copy is gone; a pending
@@ -50,49 +53,34 @@ class ServiceView {
 
   /// As snapshot(), without touching a counter; the reference is valid until this thread reads another view
   /// or this one again.
-  const std::shared_ptr<const ServiceSnapshot>& current() const noexcept {
-    return state_ ? state_->current() : detail::ViewState::none();
-  }
+  const std::shared_ptr<const ServiceSnapshot>& current() const noexcept;
 
   /// Tells views apart: the same for copies, 0 for an empty view.
-  std::uint64_t id() const noexcept { return state_ ? state_->id() : 0; }
+  std::uint64_t id() const noexcept;
 
   /// The latest list once it differs from what this handle's last `next()` returned; the first call returns
   /// at once. Lists in between are skipped. Becoming stale or fresh again is a difference.
   /// Errors: `closed` when the Registry or its store was closed, and for an empty view.
   /// Cancellation: throws `operation_aborted`; nothing is lost.
-  asio::awaitable<std::shared_ptr<const ServiceSnapshot>> next() { return next_of(state_, seen_); }
+  asio::awaitable<std::shared_ptr<const ServiceSnapshot>> next();
 
   /// Until the list has at least this many instances. Returns at once if it has. Errors: as `next()`.
   /// Cancellation: throws `operation_aborted`; nothing is lost.
-  asio::awaitable<void> wait_ready(std::size_t at_least = 1) { return ready(state_, at_least); }
+  asio::awaitable<void> wait_ready(std::size_t at_least = 1);
 
  private:
   using State = std::shared_ptr<detail::ViewState>;
   using Seen = std::shared_ptr<std::atomic<std::uint64_t>>;
 
-  static asio::awaitable<std::shared_ptr<const ServiceSnapshot>> next_of(State state, Seen seen) {
-    if (!state) detail::fail(errc::closed);
-    const detail::ViewState::Waiting waiting(state);
-    for (;;) {
-      if (state->closed()) detail::fail(errc::closed);
-      const std::uint64_t version = state->version();
-      if (seen->exchange(version) != version) co_return state->current();
-      co_await waiting.signal().wait();
-    }
-  }
-
-  static asio::awaitable<void> ready(State state, std::size_t at_least) {
-    if (!state) detail::fail(errc::closed);
-    const detail::ViewState::Waiting waiting(state);
-    while (state->current()->instances.size() < at_least) {
-      if (state->closed()) detail::fail(errc::closed);
-      co_await waiting.signal().wait();
-    }
-  }
+  static asio::awaitable<std::shared_ptr<const ServiceSnapshot>> next_of(State state, Seen seen);
+  static asio::awaitable<void> ready(State state, std::size_t at_least);
 
   State state_;
   Seen seen_;  // the version that next() returned last
 };
 
 }  // namespace registry
+
+#ifndef REGISTRY_COMPILED
+#include "registry/discovery/service_view_impl.hpp"
+#endif

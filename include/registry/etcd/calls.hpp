@@ -14,6 +14,25 @@ namespace registry::etcd::detail {
 
 using ConnectionPtr = std::shared_ptr<Connection>;
 
+/// Until a member has answered, and let us in.
+inline asio::awaitable<void> connect(ConnectionPtr connection) {
+  pb::RangeRequest request;
+  request.set_key("registry/connect");
+  request.set_count_only(true);
+  request.set_serializable(true);  // asks this member alone: a cluster without a quorum can still be listed
+  try {
+    auto attempt = unary<pb::RangeResponse>(
+        connection, "connect", Effect::Repeatable, std::move(request), connection->config.dial_timeout,
+        [](Member& at, auto& call, auto done) {
+          at.kv->async()->Range(&call.context, call.request.get(), &call.response, std::move(done));
+        });
+    co_await std::move(attempt);
+  } catch (const std::system_error& error) {
+    // A user who may not read this key has been let in all the same.
+    if (error.code() != errc::permission_denied) throw;
+  }
+}
+
 inline asio::awaitable<pb::RangeResponse> range(ConnectionPtr connection, pb::RangeRequest request) {
   return unary<pb::RangeResponse>(std::move(connection), "Range", Effect::Repeatable, std::move(request),
                                   [](Member& at, auto& call, auto done) {

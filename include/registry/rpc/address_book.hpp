@@ -24,26 +24,13 @@
 #include "registry/model/instance.hpp"
 #include "registry/model/text.hpp"
 #include "registry/observe/observer.hpp"
+#include "registry/rpc/grpc_endpoints.hpp"
 
 namespace registry::detail {
 
 /// An address a client may connect to: nobody listens at a wildcard, and a group is no server.
 inline bool is_connectable(const asio::ip::address& address) {
   return !address.is_unspecified() && !address.is_multicast();
-}
-
-/// The endpoints of an instance that speak gRPC: those that say so, or else those that say nothing.
-inline std::vector<Endpoint> grpc_endpoints(const ServiceInstance& instance) {
-  std::vector<Endpoint> said, silent;
-  for (const auto& text : instance.endpoints) {
-    std::optional<Endpoint> endpoint = parse_endpoint(text);
-    if (!endpoint) continue;
-    if (endpoint->scheme == "grpc" || endpoint->scheme == "grpcs")
-      said.push_back(std::move(*endpoint));
-    else if (endpoint->scheme.empty())
-      silent.push_back(std::move(*endpoint));
-  }
-  return said.empty() ? silent : said;
 }
 
 /// Lives on its home's strand.

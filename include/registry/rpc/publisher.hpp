@@ -23,7 +23,7 @@
 #include "registry/async/signal.hpp"
 #include "registry/async/sleep.hpp"
 #include "registry/async/task_scope.hpp"
-#include "registry/facade/registry.hpp"
+#include "registry/facade/registry_core.hpp"
 #include "registry/model/text.hpp"
 #include "registry/model/validate.hpp"
 #include "registry/observe/observer.hpp"

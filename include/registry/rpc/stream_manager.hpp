@@ -37,7 +37,7 @@
 #include "registry/model/validate.hpp"
 #include "registry/observe/observer.hpp"
 #include "registry/policy/stream_plan.hpp"
-#include "registry/rpc/address_book.hpp"
+#include "registry/rpc/grpc_endpoints.hpp"
 
 namespace registry {
 

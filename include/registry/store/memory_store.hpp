@@ -12,11 +12,14 @@
 
 #include "registry/model/errors.hpp"
 #include "registry/model/limits.hpp"
-#include "registry/store/memory_backend.hpp"
 #include "registry/store/memory_config.hpp"
 #include "registry/store/store.hpp"
 
 namespace registry {
+
+namespace detail {
+class MemoryBackend;
+}
 
 /// Throws `invalid_argument` that names the field.
 inline void validate(const MemoryStoreConfig& config) {
@@ -51,50 +54,46 @@ class MemoryStore final : public Store {
   /// Writes the snapshot file now, on this thread, whatever `snapshot_interval` says; without a file it does
   /// nothing. Call it before a planned end: destroying the store writes nothing. Throws std::system_error
   /// with the system's code.
-  void save() { memory_->save(); }
+  void save();
 
   /// Why the last writing of the snapshot file failed; no error if it did not. Writing is tried again.
-  std::error_code save_error() const { return memory_->save_error(); }
+  std::error_code save_error() const;
 
   // For tests of your own services: what others, time and the network do to a store. These work while the
   // store is unavailable, too.
 
   /// Someone else writes a key, whatever is there. Returns the revision. Throws `lease_lost` for an unknown
   /// lease.
-  std::int64_t put(const std::string& key, const std::string& value, std::int64_t lease = 0) {
-    return memory_->put(key, value, lease);
-  }
+  std::int64_t put(const std::string& key, const std::string& value, std::int64_t lease = 0);
 
   /// Someone else deletes a key. False: it was not there.
-  bool erase(const std::string& key) { return memory_->erase(key); }
+  bool erase(const std::string& key);
 
   /// A lease runs out now: its keys are deleted. False: it is gone already.
-  bool expire(std::int64_t lease) { return memory_->end_lease(lease); }
+  bool expire(std::int64_t lease);
 
   /// Forgets the history before `revision`. Throws `compacted` if that has been done, `future_revision` if it
   /// is not reached.
-  void compact(std::int64_t revision) { memory_->compact(revision); }
+  void compact(std::int64_t revision);
 
   /// Every watch ends with `unavailable`; new ones work.
-  void disconnect() { memory_->disconnect(); }
+  void disconnect();
 
   /// Every call fails with `unavailable` and every watch ends with it, until switched off again. Leases run
   /// on.
-  void set_unavailable(bool unavailable) { memory_->set_unavailable(unavailable); }
+  void set_unavailable(bool unavailable);
 
  private:
-  explicit MemoryStore(std::shared_ptr<detail::MemoryBackend> memory)
-      : Store(memory), memory_(std::move(memory)) {}
+  explicit MemoryStore(std::shared_ptr<detail::MemoryBackend> memory);
 
   static std::shared_ptr<detail::MemoryBackend> open(const asio::any_io_executor& executor,
-                                                     MemoryStoreConfig config) {
-    validate(config);
-    auto memory = std::make_shared<detail::MemoryBackend>(executor, std::move(config));
-    memory->start();
-    return memory;
-  }
+                                                     MemoryStoreConfig config);
 
   std::shared_ptr<detail::MemoryBackend> memory_;
 };
 
 }  // namespace registry
+
+#ifndef REGISTRY_COMPILED
+#include "registry/store/memory_store_impl.hpp"
+#endif
