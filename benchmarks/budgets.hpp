@@ -1,67 +1,90 @@
-// Runs of Google Benchmark as a table of budgets: what, measured, budget, and whether it is kept.
+// Runs of Google Benchmark as rows of the table.
 #pragma once
 
 #include <benchmark/benchmark.h>
 
 #include <cstdio>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
+
+#include "report.hpp"
 
 namespace bench {
 
-/// Reads these counters of a row: "budget" in the unit of the row (0: none); "ratio" instead of the CPU time; "changes",
-/// "seconds", "lists" and "behind" of reads.cpp; "bytes"; and "wrong": more than 0 if what was measured is not what it
-/// should be.
+/// A benchmark that compares sets the counters "floor", "library" and "ratio", in the unit of its label (ns without one);
+/// of any other the CPU time counts, in ns. "budget" bounds the ratio, if there is one. Counters that are shown
+/// beside it: "changes", "seconds", "lists" and "behind" of reads.cpp. "wrong": more than 0 if what was measured is not
+/// what it should be.
 class Budgets final : public benchmark::BenchmarkReporter {
  public:
-  bool ReportContext(const Context& context) override {
+  bool ReportContext(const Context&) override {
 #ifndef __OPTIMIZE__
     std::printf("not optimized: these figures mean nothing\n");
 #endif
-    std::printf("%d processors; CPU time of the threads that are measured\n", context.cpu_info.num_cpus);
-    std::printf("%-40s %8s %12s %12s %5s\n", "what", "threads", "measured", "budget", "");
     return true;
   }
   void ReportRuns(const std::vector<Run>& runs) override {
     for (const Run& run : runs) report(run);
-    std::fflush(stdout);
   }
+  const Table& table() const { return table_; }
   /// Whether a row was.
   bool wrong() const { return wrong_; }
 
  private:
-  static double counter(const Run& run, const char* name) {
+  static std::optional<double> counter(const Run& run, const char* name) {
     const auto found = run.counters.find(name);
-    return found == run.counters.end() ? 0 : found->second.value;
-  }
-  static std::string shown(double value, const char* unit) {
-    char text[40];
-    std::snprintf(text, sizeof text, "%.1f %s", value, unit);
-    return text;
+    return found == run.counters.end() ? std::nullopt : std::optional<double>(found->second.value);
   }
   void report(const Run& run) {
-    const bool is_ratio = run.counters.find("ratio") != run.counters.end();
-    const double measured = is_ratio ? counter(run, "ratio") : run.GetAdjustedCPUTime();
-    const double budget = counter(run, "budget");
-    const char* const unit = is_ratio ? "x" : "ns";
-    std::printf("%-40s %8d %12s %12s %5s", run.run_name.function_name.c_str(), static_cast<int>(run.threads),
-                shown(measured, unit).c_str(), budget > 0 ? shown(budget, unit).c_str() : "",
-                budget <= 0          ? ""
-                : measured <= budget ? "ok"
-                                     : "over");
-    const double seconds = counter(run, "seconds");
-    if (run.counters.find("changes") != run.counters.end()) {
-      std::printf("  %.0f changes in %.2f s (%.0f/s), %.0f lists, behind %.0f", counter(run, "changes"),
-                  seconds, counter(run, "changes") / seconds, counter(run, "lists"), counter(run, "behind"));
+    Row row(run.run_name.function_name, run.report_label.empty() ? "ns" : run.report_label);
+    if (run.threads > 1) row.what += ", " + std::to_string(run.threads) + " threads";
+    row.floor = counter(run, "floor");
+    row.ratio = counter(run, "ratio");
+    row.library = row.ratio ? counter(run, "library") : run.GetAdjustedCPUTime();
+    row.budget = counter(run, "budget");
+    row.of_ratio = row.ratio.has_value();
+    if (const auto changes = counter(run, "changes")) {
+      char text[120];
+      std::snprintf(text, sizeof text, "%.0f changes/s, %.0f lists, behind %.0f",
+                    *changes / counter(run, "seconds").value_or(0), counter(run, "lists").value_or(0),
+                    counter(run, "behind").value_or(0));
+      row.note = text;
     }
-    if (is_ratio) std::printf("  of %.1f MB of JSON", counter(run, "bytes") / 1e6);
-    if (counter(run, "wrong") > 0) {
+    if (counter(run, "wrong").value_or(0) > 0) {
       wrong_ = true;
-      std::printf("  WRONG");
+      row.note += "  WRONG";
     }
-    std::printf("\n");
+    table_.add(std::move(row));
   }
+
+  Table table_;
   bool wrong_ = false;
 };
+
+/// The main of a program of Google Benchmark: `--json FILE` and Google Benchmark's own arguments. 1: something was wrong.
+template <class AddAll>
+int run_benchmarks(int argc, char** argv, AddAll add_all) {
+  std::vector<std::string> arguments(argv, argv + argc);
+  std::string json;
+  for (std::size_t i = 1; i + 1 < arguments.size(); ++i) {
+    if (arguments[i] != "--json") continue;
+    json = arguments[i + 1];
+    arguments.erase(arguments.begin() + static_cast<std::ptrdiff_t>(i),
+                    arguments.begin() + static_cast<std::ptrdiff_t>(i) + 2);
+  }
+  std::vector<char*> pointers;
+  for (std::string& each : arguments) pointers.push_back(each.data());
+  int count = static_cast<int>(pointers.size());
+  pointers.push_back(nullptr);
+  benchmark::Initialize(&count, pointers.data());
+  if (benchmark::ReportUnrecognizedArguments(count, pointers.data())) return 1;
+  add_all();
+  Budgets rows;
+  benchmark::RunSpecifiedBenchmarks(&rows);
+  rows.table().write(json);
+  return rows.wrong() ? 1 : 0;
+}
 
 }  // namespace bench

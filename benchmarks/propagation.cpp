@@ -5,8 +5,7 @@
 // endpoint is new. All times of a round count from the moment before that put is sent, so each of them includes
 // what etcd itself takes to commit it:
 //   put answered              the answer is back at the writer
-//   raw watch event           the floor: a bare blocking gRPC stream has read the same event and decoded nothing
-//                             but the message
+//   the floor                 a bare blocking gRPC stream has read the same event, and its value
 //   watch event               a coroutine that awaits Registry::watch has it, as an instance
 //   update handed to gRPC     the Resolver has written the new endpoints to its control plane's stream
 //   call on the new endpoint  the answer of the first call that the new endpoint has served is back. It includes
@@ -42,6 +41,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <exception>
+#include <latch>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -51,7 +51,9 @@
 #include <string_view>
 #include <thread>
 #include <utility>
+#include <vector>
 
+#include "floor/etcd.hpp"
 #include "registry/etcd/connector.hpp"
 #include "registry/facade/registry.hpp"
 #include "registry/model/encode.hpp"
@@ -71,6 +73,8 @@ using bench::Clock;
 
 constexpr auto service = "user-service";
 constexpr int warm_up = 5;
+
+double milliseconds(Clock::duration time) { return std::chrono::duration<double, std::milli>(time).count(); }
 
 enum Stage { raw_event, event, update, call, stages };
 
@@ -126,34 +130,25 @@ class UpdateMetrics final : public registry::Metrics {
   Round& round_;
 };
 
-/// The floor: a watch of the service by a plain blocking stream.
+/// The floor follows the service on a thread of its own.
 class RawWatch {
  public:
-  RawWatch(const std::string& endpoint, const registry::KeyRange& range, Round& round)
-      : stub_(grpc::CreateChannel(endpoint, grpc::InsecureChannelCredentials())) {
-    stream_ = stub_.Watch(&context_);
-    rig::raw::pb::WatchRequest request;
-    request.mutable_create_request()->set_key(range.begin);
-    request.mutable_create_request()->set_range_end(range.end);
-    rig::raw::pb::WatchResponse answer;
-    if (!stream_->Write(request) || !stream_->Read(&answer) || !answer.created())
-      throw std::runtime_error("the raw watch was not created");
-    thread_ = rig::quiet_thread([this, &round] {
-      rig::raw::pb::WatchResponse next;
-      while (stream_->Read(&next)) round.reached(raw_event);
+  RawWatch(const std::string& endpoint, const registry::KeyRange& range, Round& round) {
+    thread_ = rig::quiet_thread([this, endpoint, range, &round] {
+      bare::watch(
+          bare::connect(endpoint), context_, range.begin, range.end, [this] { follows_.count_down(); },
+          [&round] { round.reached(raw_event); });
     });
+    follows_.wait();
   }
   ~RawWatch() {
     context_.TryCancel();
     thread_.join();
-    stream_->Finish();
   }
 
  private:
-  rig::raw::rpc::Watch::Stub stub_;
   grpc::ClientContext context_;
-  std::unique_ptr<grpc::ClientReaderWriterInterface<rig::raw::pb::WatchRequest, rig::raw::pb::WatchResponse>>
-      stream_;
+  std::latch follows_{1};
   std::thread thread_;
 };
 
@@ -174,7 +169,7 @@ class Caller {
     wanted_.notify_one();
   }
   /// How long the calls took that were made in all rounds. Between rounds.
-  const bench::Samples& calls() const noexcept { return calls_; }
+  const std::vector<double>& calls() const noexcept { return calls_; }
   int failed() const noexcept { return failed_; }
 
  private:
@@ -187,7 +182,7 @@ class Caller {
       const rig::Hello made = rig::hello(*stub_);
       if (!made.status.ok()) ++failed_;
       if (made.served_by != *wanted) {
-        calls_.add(Clock::now() - began);
+        calls_.push_back(milliseconds(Clock::now() - began));
         continue;
       }
       const std::string* found = wanted;
@@ -201,7 +196,7 @@ class Caller {
   std::atomic<const std::string*> wanted_ = nullptr;
   const std::string over_;  // stands for the end
   std::atomic<int> failed_ = 0;
-  bench::Samples calls_;
+  std::vector<double> calls_;
   std::thread thread_;
 };
 
@@ -269,16 +264,9 @@ void measure(const bench::Arguments& arguments) {
   const auto channel =
       rig::run(pool, resolver.get_connection(service, grpc::InsecureChannelCredentials(), options), 30s);
   asio::co_spawn(pool, follow(reg.watch(service), round), asio::detached);
-  bench::Report report("propagation", std::to_string(instances) + " instances, one moves; " +
-                                          std::to_string(rounds) + " times");
-  bench::Samples& answered = report.row("put answered");
-  std::array<bench::Samples*, stages> rows;
-  rows[raw_event] = &report.row("put -> raw watch event");
-  rows[event] = &report.row("put -> watch event");
-  rows[update] = &report.row("put -> update handed to gRPC");
-  rows[call] = &report.row("put -> call on the new endpoint");
-  report.floor("put -> raw watch event");
-  bench::Samples& one_call = report.row("one call");
+  std::vector<double> answered;
+  std::array<std::vector<double>, stages> delays;
+  std::vector<double> one_call;
 
   std::int64_t ranges = 0;
   int updates = 0, failed = 0;
@@ -302,20 +290,46 @@ void measure(const bench::Arguments& arguments) {
       const auto after = Clock::now();
       const auto times = round.times();
       if (i < 0) continue;
-      answered.add(after - before);
-      for (int stage = 0; stage < stages; ++stage) rows[stage]->add(times[stage] - before);
+      answered.push_back(milliseconds(after - before));
+      for (int stage = 0; stage < stages; ++stage)
+        delays[stage].push_back(milliseconds(times[stage] - before));
     }
     failed = caller.failed();
     one_call = caller.calls();
   }
-  report.fact("range requests", range_requests(etcd) - ranges);
-  report.fact("updates given to gRPC", metrics->updates - updates);
-  report.fact("calls that failed", failed);
-  report.fact("seed", seed);
-  report.fact("gRPC", grpc::Version().c_str());
-  report.fact("processors", std::thread::hardware_concurrency());
-  report.print();
-  if (const std::string file = arguments.text("--json"); !file.empty()) report.write_json(file);
+  if (failed > 0) throw std::runtime_error(std::to_string(failed) + " calls failed");
+  bench::Table table;
+  const auto add = [&](const std::string& what, const std::vector<double>& times, bool with_floor,
+                       double budget) {
+    bench::Row row(what, "ms");
+    row.library = bench::median(times);
+    if (with_floor) {
+      row.floor = bench::median(delays[raw_event]);
+      row.ratio = *row.library / *row.floor;
+    }
+    if (budget > 0) row.budget = budget;
+    row.of_ratio = false;
+    char text[80];
+    std::snprintf(text, sizeof text, "p90 %.2f, p99 %.2f", bench::quantile(times, 0.9),
+                  bench::quantile(times, 0.99));
+    row.note = text;
+    table.add(std::move(row));
+  };
+  const std::string size = std::to_string(instances);
+  add("propagation: put answered, p50", answered, false, 0);
+  add("propagation: put -> watch event, p50", delays[event], true, 0);
+  add("propagation: put -> update handed to gRPC, p50", delays[update], true, 0);
+  add("propagation: put -> a gRPC channel uses the new endpoint, p50", delays[call], true, 5);
+  add("propagation: one call, p50", one_call, false, 0);
+  bench::Row reads("propagation: reads of the store", "");
+  reads.library = static_cast<double>(range_requests(etcd) - ranges);
+  reads.budget = 0;
+  reads.of_ratio = false;
+  reads.note = size + " instances, " + std::to_string(rounds) + " changes, " +
+               std::to_string(metrics->updates - updates) + " updates given to gRPC " + grpc::Version() +
+               ", seed " + std::to_string(seed);
+  table.add(std::move(reads));
+  table.write(arguments.text("--json"));
   rig::run(pool, resolver.close());
   rig::run(pool, reg.close());
   pool.join();

@@ -173,7 +173,7 @@ void reads(benchmark::State& state, double budget, Read read, Pick pick) {
     state.counters["seconds"] =
         std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
     state.counters["changes"] = static_cast<double>(world->changes() - before);
-    state.counters["budget"] = budget;
+    if (budget > 0) state.counters["budget"] = budget;
     state.counters["behind"] = static_cast<double>(world->behind);
     state.counters["wrong"] = world->behind > most_behind ? 1 : 0;
     world->stop_writer();
@@ -289,7 +289,7 @@ void changes(benchmark::State& state, bool read, double budget) {
     }
     if (followed.view.snapshot()->revision != revision) ++wrong;
   }
-  state.counters["budget"] = budget;
+  if (budget > 0) state.counters["budget"] = budget;
   state.counters["wrong"] = static_cast<double>(wrong);
 }
 
@@ -306,11 +306,13 @@ void memory(benchmark::State& state, bool plain) {
     const std::size_t bytes = followed.list(count, plain);
     const auto list = followed.view.snapshot();
     const std::size_t after = allocated();
+    state.counters["floor"] = static_cast<double>(bytes) / 1e6;
+    state.counters["library"] = static_cast<double>(after - before) / 1e6;
     state.counters["ratio"] = static_cast<double>(after - before) / static_cast<double>(bytes);
-    state.counters["bytes"] = static_cast<double>(bytes);
     state.counters["wrong"] = list->instances.size() == count ? 0 : 1;
   }
   state.counters["budget"] = 4.5;
+  state.SetLabel("MB");
 }
 
 // ---- The rows
@@ -341,23 +343,14 @@ void add_all() {
 
 }  // namespace
 
-int main(int argc, char** argv) {
-  std::vector<std::string> arguments(argv, argv + argc);
-  for (std::size_t i = 1; i + 1 < arguments.size(); ++i) {
-    if (arguments[i] != "--json") continue;
-    arguments[i] = "--benchmark_out=" + arguments[i + 1];
-    arguments.erase(arguments.begin() + static_cast<std::ptrdiff_t>(i) + 1);
-  }
-  std::vector<char*> pointers;
-  for (std::string& each : arguments) pointers.push_back(each.data());
-  int count = static_cast<int>(pointers.size());
-  pointers.push_back(nullptr);
-  benchmark::Initialize(&count, pointers.data());
-  if (benchmark::ReportUnrecognizedArguments(count, pointers.data())) return 1;
-  world.emplace();
-  add_all();
-  bench::Budgets table;
-  benchmark::RunSpecifiedBenchmarks(&table);
+int main(int argc, char** argv) try {
+  const int result = bench::run_benchmarks(argc, argv, [] {
+    world.emplace();
+    add_all();
+  });
   world.reset();
-  return table.wrong() ? 1 : 0;
+  return result;
+} catch (const std::exception& error) {
+  std::fprintf(stderr, "reads: %s\n", error.what());
+  return 1;
 }

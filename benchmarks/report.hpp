@@ -1,18 +1,22 @@
-// What the benchmarks share: their arguments, samples with percentiles, a table on stdout, and the same as JSON.
+// What the benchmarks share: their arguments, the rows of the table, floor and library measured in turns, and the table on stdout
+// and as JSON.
 #pragma once
 
 #include <boost/json/array.hpp>
 #include <boost/json/object.hpp>
 #include <boost/json/serialize.hpp>
 
+#include <time.h>
+
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
-#include <deque>
 #include <fstream>
 #include <map>
+#include <optional>
 #include <set>
 #include <stdexcept>
 #include <string>
@@ -47,92 +51,151 @@ class Arguments {
   std::map<std::string, std::string> values_;
 };
 
-/// Times that were measured.
-class Samples {
- public:
-  void add(Clock::duration time) { times_.push_back(time); }
-  std::size_t size() const noexcept { return times_.size(); }
-  /// By nearest rank: the smallest time that this part of the samples does not exceed. 0 without samples.
-  double milliseconds(double part) const {
-    if (times_.empty()) return 0;
-    std::vector<Clock::duration> sorted = times_;
-    std::sort(sorted.begin(), sorted.end());
-    const double rank = part * static_cast<double>(sorted.size());
-    const auto at = std::min(sorted.size() - 1, static_cast<std::size_t>(std::max(rank - 1e-9, 0.0)));
-    return std::chrono::duration<double, std::milli>(sorted[at]).count();
+/// A part of the values is not greater than this: by nearest rank. 0 without values.
+inline double quantile(std::vector<double> values, double part) {
+  if (values.empty()) return 0;
+  std::sort(values.begin(), values.end());
+  const double rank = std::ceil(part * static_cast<double>(values.size()) - 1e-9);
+  const auto at = static_cast<std::size_t>(std::max(rank, 1.0)) - 1;
+  return values[std::min(at, values.size() - 1)];
+}
+inline double median(std::vector<double> values) { return quantile(std::move(values), 0.5); }
+
+/// The CPU time of all threads of this process, in ns.
+inline double process_cpu() {
+  timespec now;
+  ::clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
+  return static_cast<double>(now.tv_sec) * 1e9 + static_cast<double>(now.tv_nsec);
+}
+
+/// Milliseconds since then.
+inline double since(Clock::time_point begin) {
+  return std::chrono::duration<double, std::milli>(Clock::now() - begin).count();
+}
+
+/// What was measured once.
+struct Row {
+  std::string what, unit;
+  std::optional<double> floor, library, ratio;
+  std::optional<double> budget;
+  bool of_ratio = true;  // the budget bounds the ratio; if not, what the library needs, in the unit
+  std::string note;
+
+  Row(std::string name, std::string measured_in) : what(std::move(name)), unit(std::move(measured_in)) {}
+
+  std::string verdict() const {
+    const std::optional<double>& measured = of_ratio ? ratio : library;
+    if (!budget || !measured) return "";
+    return *measured <= *budget ? "ok" : "over";
   }
 
- private:
-  std::vector<Clock::duration> times_;
+  boost::json::object json() const {
+    boost::json::object made;
+    const auto put = [&made](const char* name, const std::optional<double>& value) {
+      if (value) made[name] = *value;
+    };
+    made["what"] = what;
+    made["unit"] = unit;
+    put("floor", floor);
+    put("library", library);
+    put("ratio", ratio);
+    put("budget", budget);
+    if (budget) {
+      made["budget_of"] = of_ratio ? "ratio" : "library";
+      made["verdict"] = verdict();
+    }
+    if (!note.empty()) made["note"] = note;
+    return made;
+  }
+  explicit Row(const boost::json::object& from) {
+    const auto number = [&from](const char* name) {
+      const boost::json::value* const value = from.if_contains(name);
+      return value ? std::optional(value->to_number<double>()) : std::nullopt;
+    };
+    const auto text = [&from](const char* name) {
+      const boost::json::value* const value = from.if_contains(name);
+      return value ? std::string(value->as_string()) : std::string();
+    };
+    what = text("what");
+    unit = text("unit");
+    floor = number("floor");
+    library = number("library");
+    ratio = number("ratio");
+    budget = number("budget");
+    of_ratio = text("budget_of") != "library";
+    note = text("note");
+  }
 };
 
-/// Rows of samples, compared with one of them, and facts about the run. Rows stay where they are.
-class Report {
+/// `pairs` times floor, then library, behind a pair that warms up. What both needed are the medians; the ratio is the
+/// median of the ratios of the pairs, so that a machine that is slower for a while slows both parts of a pair.
+template <class Floor, class Library>
+void measure_pairs(Row& row, int pairs, Floor floor, Library library) {
+  std::vector<double> floors, libraries, ratios;
+  for (int i = -1; i < pairs; ++i) {
+    const double bare = floor();
+    const double ours = library();
+    if (i < 0) continue;
+    floors.push_back(bare);
+    libraries.push_back(ours);
+    ratios.push_back(ours / bare);
+  }
+  row.floor = median(floors);
+  row.library = median(libraries);
+  row.ratio = median(ratios);
+  char text[80];
+  std::snprintf(text, sizeof text, "%d pairs, ratios %.2f to %.2f", pairs, quantile(ratios, 0),
+                quantile(ratios, 1));
+  row.note += (row.note.empty() ? "" : "; ") + std::string(text);
+}
+
+/// Rows: printed as they come, written as JSON at the end.
+class Table {
  public:
-  Report(std::string benchmark, std::string about)
-      : benchmark_(std::move(benchmark)), about_(std::move(about)) {
-#ifdef __OPTIMIZE__
-    fact("optimized", true);
-#else
-    fact("optimized", false);
-#endif
+  static void print_head() {
+    std::printf("%-60s %-5s %10s %10s %8s %9s %-5s %s\n", "what", "unit", "floor", "library", "ratio",
+                "budget", "", "note");
+  }
+  void add(Row row) {
+    if (rows_.empty()) print_head();
+    std::printf("%-60s %-5s %10s %10s %8s %9s %-5s %s\n", row.what.c_str(), row.unit.c_str(),
+                shown(row.floor).c_str(), shown(row.library).c_str(), shown(row.ratio, "x").c_str(),
+                shown(row.budget, row.of_ratio ? "x" : "").c_str(), row.verdict().c_str(), row.note.c_str());
+    std::fflush(stdout);
+    rows_.push_back(std::move(row));
+  }
+  std::size_t budgets() const {
+    return count([](const Row& row) { return row.budget.has_value(); });
+  }
+  std::size_t over() const {
+    return count([](const Row& row) { return row.verdict() == "over"; });
   }
 
-  Samples& row(std::string name) { return rows_.emplace_back(std::move(name), Samples()).second; }
-  /// The row that ratios refer to.
-  void floor(const std::string& name) { floor_ = name; }
-  void fact(const std::string& name, boost::json::value value) { facts_[name] = std::move(value); }
-
-  void print() const {
-    std::printf("%s: %s\n", benchmark_.c_str(), about_.c_str());
-    std::printf("%-40s %9s %9s %9s  %s\n", "ms", "p50", "p90", "p99", "p50 / floor");
-    for (const auto& [name, samples] : rows_) {
-      std::printf("%-40s %9.3f %9.3f %9.3f", name.c_str(), samples.milliseconds(0.5),
-                  samples.milliseconds(0.9), samples.milliseconds(0.99));
-      if (const double ratio = ratio_of(samples); ratio > 0) std::printf("  %.2f", ratio);
-      std::printf("%s\n", name == floor_ ? " (floor)" : "");
-    }
-    for (const auto& each : facts_) {
-      std::printf("%s: %s\n", std::string(each.key()).c_str(), boost::json::serialize(each.value()).c_str());
-    }
-  }
-
-  void write_json(const std::string& file) const {
-    boost::json::array rows;
-    for (const auto& [name, samples] : rows_) {
-      boost::json::object row;
-      row["name"] = name;
-      row["samples"] = samples.size();
-      row["p50_ms"] = samples.milliseconds(0.5);
-      row["p90_ms"] = samples.milliseconds(0.9);
-      row["p99_ms"] = samples.milliseconds(0.99);
-      if (const double ratio = ratio_of(samples); ratio > 0) row["ratio"] = ratio;
-      rows.push_back(std::move(row));
-    }
-    boost::json::object all;
-    all["benchmark"] = benchmark_;
-    all["about"] = about_;
-    all["floor"] = floor_;
-    all["rows"] = std::move(rows);
-    all["facts"] = facts_;
+  /// Nothing if no file is named.
+  void write(const std::string& file) const {
+    if (file.empty()) return;
+    boost::json::array all;
+    for (const Row& row : rows_) all.push_back(row.json());
     std::ofstream out(file);
     out << boost::json::serialize(all) << '\n';
     if (!out.flush()) throw std::runtime_error("cannot write " + file);
   }
 
  private:
-  double ratio_of(const Samples& samples) const {
-    for (const auto& [name, floor] : rows_) {
-      if (name == floor_ && floor.milliseconds(0.5) > 0)
-        return samples.milliseconds(0.5) / floor.milliseconds(0.5);
-    }
-    return 0;
+  template <class Condition>
+  std::size_t count(Condition condition) const {
+    return static_cast<std::size_t>(std::count_if(rows_.begin(), rows_.end(), condition));
+  }
+  static std::string shown(const std::optional<double>& value, const char* unit = "") {
+    if (!value) return "";
+    const double size = std::abs(*value);
+    char text[40];
+    const bool whole = size >= 1000 || (*value == std::floor(*value) && *unit == 0);
+    std::snprintf(text, sizeof text, "%.*f%s", whole ? 0 : size >= 100 ? 1 : 2, *value, unit);
+    return text;
   }
 
-  const std::string benchmark_, about_;
-  std::string floor_;
-  std::deque<std::pair<std::string, Samples>> rows_;
-  boost::json::object facts_;
+  std::vector<Row> rows_;
 };
 
 }  // namespace bench

@@ -1,31 +1,84 @@
 #!/usr/bin/env bash
-# Builds and runs benchmarks: tools/bench.sh [name [argument...]], all of benchmarks/ unless one is named. Each prints a table; `--json FILE`
-# writes it to a file too. REGISTRY_ETCD names another etcd server. Times mean something on a quiet machine only.
-#   tools/bench.sh propagation --rounds 500 --json propagation.json
+# Builds and runs the benchmarks, and prints what they measured as one table: what, floor, library, ratio, budget, ok or over.
+#   tools/bench.sh [--json FILE] [--strict]     everything that has a budget; --json writes the table, --strict fails, with 3, when
+#                                               one is over
+#   tools/bench.sh NAME [ARGUMENT...]           one program of benchmarks/; its first lines name its arguments
+#   tools/bench.sh etcd --only watch --scale 10 --json watch.json
 #   tools/bench.sh reads --benchmark_filter=robin
+# REGISTRY_ETCD names another etcd server. Times mean something on a quiet machine only. It fails when what was measured is wrong.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 preset=bench
-names=()
-if (($#)); then
-  if [[ ! -f "$project_dir/benchmarks/$1.cpp" ]]; then
-    echo "usage: $0 [name [argument...]]; no benchmark is named \"$1\"" >&2
+parts=(etcd reads process propagation)  # of the table, and the compile time
+table_arguments=()
+name=
+if (($#)) && [[ "$1" != --* ]]; then
+  name="$1"
+  shift
+  if [[ ! -f "$project_dir/benchmarks/$name.cpp" ]]; then
+    echo "usage: $0 [--json FILE] [--strict], or $0 NAME [ARGUMENT...]; no benchmark is named \"$name\"" >&2
     exit 2
   fi
-  names=("$1")
-  shift
 else
-  for source in "$project_dir"/benchmarks/*.cpp; do names+=("$(basename "$source" .cpp)"); done
+  while (($#)); do
+    case "$1" in
+      --json)
+        table_arguments+=(--json "$(realpath -m "${2:?--json needs a file}")")
+        shift 2
+        ;;
+      --strict)
+        table_arguments+=(--strict)
+        shift
+        ;;
+      *)
+        echo "usage: $0 [--json FILE] [--strict], or $0 NAME [ARGUMENT...]; no argument is called \"$1\"" >&2
+        exit 2
+        ;;
+    esac
+  done
 fi
 
-install_packages "${build_packages[@]}" "${test_packages[@]}" libbenchmark-dev
-cd "$project_dir"
-say "preset $preset: configure"
-cmake --preset "$preset"
-say "preset $preset: build"
-cmake --build --preset "$preset" --parallel "${REGISTRY_JOBS:-$(nproc)}" --target "${names[@]/#/registry_bench_}"
-for name in "${names[@]}"; do
-  say "$name"
-  "build/$preset/benchmarks/$name" "$@"
+build() {
+  install_packages "${build_packages[@]}" "${test_packages[@]}" libbenchmark-dev
+  say "preset $preset: build"
+  (
+    cd "$project_dir"
+    cmake --preset "$preset" --log-level=WARNING >/dev/null
+    cmake --build --preset "$preset" --parallel "${REGISTRY_JOBS:-$(nproc)}" --target "${@/#/registry_bench_}"
+  )
+}
+programs="$project_dir/build/$preset/benchmarks"
+
+if [[ -n "$name" ]]; then
+  build "$name"
+  exec "$programs/$name" "$@"
+fi
+
+# The figures of tools/compile_time.sh as a row: it prints a line of each source, and fails when the last one is over.
+compile_time() {
+  local output
+  output="$("$project_dir/tools/compile_time.sh" --rounds 3)" || true
+  printf '%s\n' "$output"
+  awk '
+    $1 == "grpcpp/grpcpp.h," { floor = $4 }
+    $1 == "registry/registry.hpp" && NF >= 5 { seconds = $2; ratio = $3 + 0; budget = $4 + 0 }
+    END {
+      if (!budget) { print "compile_time.sh printed no figures" > "/dev/stderr"; exit 1 }
+      printf "[{\"what\": \"compile time of a source that includes registry.hpp\", \"unit\": \"s\", \"floor\": %s, \"library\": %s, ", floor, seconds
+      printf "\"ratio\": %s, \"budget\": %s, \"budget_of\": \"ratio\", \"note\": \"median of 3 rounds\"}]\n", ratio, budget
+    }' <<<"$output" >"$1"
+}
+
+build "${parts[@]}" table
+built=$SECONDS
+rows="$(mktemp -d)"
+trap 'rm -rf "$rows"' EXIT
+for part in "${parts[@]}"; do
+  say "$part"
+  "$programs/$part" --json "$rows/$part"
 done
+compile_time "$rows/compile_time"
+parts+=(compile_time)
+say "the table; built in $built s, measured in $((SECONDS - built)) s, $(nproc) processors"
+"$programs/table" ${table_arguments[@]+"${table_arguments[@]}"} "${parts[@]/#/$rows/}"

@@ -3,10 +3,7 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
-#include <cerrno>
-#include <cstddef>
 #include <string>
 #include <string_view>
 #include <system_error>
@@ -31,17 +28,10 @@ inline std::string read_settings_file(const std::string& path) {
   struct stat about = {};
   check(::fstat(file.get(), &about) == 0);
   if (!S_ISREG(about.st_mode)) fail(errc::invalid_argument, path + ": is no regular file");
-  std::string text(max_settings_size + 1, '\0');
-  std::size_t size = 0;
-  while (size < text.size()) {
-    const auto got = ::read(file.get(), text.data() + size, text.size() - size);
-    if (got < 0 && errno == EINTR) continue;
-    check(got >= 0);
-    if (got == 0) break;
-    size += static_cast<std::size_t>(got);
-  }
-  if (size > max_settings_size) fail_too_large(path);
-  text.resize(size);
+  std::error_code error;
+  std::string text = read_up_to(file, max_settings_size + 1, error);
+  if (error) throw std::system_error(error, path + ": cannot be read");
+  if (text.size() > max_settings_size) fail_too_large(path);
   return text;
 }
 

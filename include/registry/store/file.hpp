@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstddef>
 #include <string>
@@ -32,25 +33,27 @@ class OpenFile {
   int descriptor_;
 };
 
+/// What an open file still holds, `most` bytes at the most.
+inline std::string read_up_to(const OpenFile& file, std::size_t most, std::error_code& error) {
+  std::string text;
+  while (text.size() < most) {
+    const std::size_t size = text.size();
+    text.resize(size + std::min<std::size_t>(most - size, 64 * 1024));
+    const auto got = ::read(file.get(), text.data() + size, text.size() - size);
+    const bool again = got < 0 && errno == EINTR;
+    if (got < 0 && !again) error = system_error_now();
+    text.resize(size + (got > 0 ? static_cast<std::size_t>(got) : 0));
+    if (got <= 0 && !again) break;
+  }
+  return text;
+}
+
+/// The whole file.
 inline std::string read_file(const std::string& path, std::error_code& error) {
   const OpenFile file(path.c_str(), O_RDONLY);
-  std::string text;
-  if (!file) {
-    error = system_error_now();
-    return text;
-  }
-  while (true) {
-    constexpr std::size_t step = 64 * 1024;
-    const std::size_t size = text.size();
-    text.resize(size + step);
-    const auto got = ::read(file.get(), text.data() + size, step);
-    text.resize(size + (got > 0 ? static_cast<std::size_t>(got) : 0));
-    if (got == 0) return text;
-    if (got < 0 && errno != EINTR) {
-      error = system_error_now();
-      return text;
-    }
-  }
+  if (file) return read_up_to(file, std::string::npos, error);
+  error = system_error_now();
+  return std::string();
 }
 
 /// Writes a new file beside the old one, and puts it in its place when it is safe on disk. One writer at a
