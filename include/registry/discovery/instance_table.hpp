@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <iterator>
 #include <map>
 #include <memory>
@@ -15,6 +16,7 @@
 #include <utility>
 #include <vector>
 
+#include "registry/discovery/snapshot_recycler.hpp"
 #include "registry/discovery/value_reader.hpp"
 #include "registry/model/encode.hpp"
 #include "registry/model/filter.hpp"
@@ -84,6 +86,8 @@ class InstanceTable {
     {
       const std::lock_guard lock(mutex_);
       entries_.swap(listed_);
+      recent_.clear();
+      ++changes_;
       confirm(revision);
       judge(changes);
       stale_ = false;
@@ -106,6 +110,7 @@ class InstanceTable {
     for (std::size_t i = 0; i < read_entries.size(); ++i) {
       change_one(batch.changes[i], std::move(read_entries[i]), changes);
     }
+    remember(changes);
     confirm(batch.through);
     judge(changes);
     return changes;
@@ -170,21 +175,24 @@ class InstanceTable {
     return pairs;
   }
 
-  /// Any thread.
-  std::shared_ptr<const ServiceSnapshot> snapshot(const ServiceFilter& filter) const {
-    auto snapshot = std::make_shared<ServiceSnapshot>(service_);
-    const bool any = filter.any();
+  /// The list of what passes the filter. `old`: an earlier one of the same filter, which is brought up to date if that is
+  /// less work. Any thread.
+  CountedSnapshot snapshot(const ServiceFilter& filter, CountedSnapshot old = CountedSnapshot()) const {
+    CountedSnapshot made = std::move(old);
+    if (!made.list) made.list = std::make_unique<ServiceSnapshot>(service_);
+    ServiceSnapshot& list = *made.list;
     const std::lock_guard lock(mutex_);
-    snapshot->revision = revision_;
-    snapshot->stale = stale_;
-    snapshot->as_of = as_of_;
-    if (any) snapshot->instances.reserve(entries_.size() + held_.size());
-    for (const Entry& entry : entries_) {
-      if (entry.valid && (any || filter.matches(*entry.instance)))
-        snapshot->instances.push_back(entry.instance);
+    const std::uint64_t missed = changes_ - std::exchange(made.changes, changes_);
+    if (missed <= recent_.size() && list.held == 0 && held_.empty()) {
+      for (std::size_t i = recent_.size() - missed; i < recent_.size(); ++i)
+        list_one(list, recent_[i], filter);
+    } else {
+      list_all(list, filter);
     }
-    if (!held_.empty()) add_held(*snapshot, filter);
-    return snapshot;
+    list.revision = revision_;
+    list.stale = stale_;
+    list.as_of = as_of_;
+    return made;
   }
 
  private:
@@ -265,6 +273,40 @@ class InstanceTable {
     }
   }
 
+  /// What lists have missed that are not too old.
+  void remember(const std::vector<InstanceChange>& changes) {
+    changes_ += changes.size();
+    recent_.insert(recent_.end(), changes.begin(), changes.end());
+    while (recent_.size() > SnapshotRecycler::most_missed) recent_.pop_front();
+  }
+
+  void list_all(ServiceSnapshot& to, const ServiceFilter& filter) const {
+    to.instances.clear();
+    to.held = 0;
+    const bool any = filter.any();
+    if (any) to.instances.reserve(entries_.size() + held_.size());
+    for (const Entry& entry : entries_) {
+      if (entry.valid && (any || filter.matches(*entry.instance))) to.instances.push_back(entry.instance);
+    }
+    if (!held_.empty()) add_held(to, filter);
+  }
+
+  static void list_one(ServiceSnapshot& to, const InstanceChange& change, const ServiceFilter& filter) {
+    const std::string& id = (change.after ? change.after : change.before)->id;
+    const auto at =
+        std::lower_bound(to.instances.begin(), to.instances.end(), id,
+                         [](const auto& one, const std::string& wanted) { return one->id < wanted; });
+    const bool there = at != to.instances.end() && (*at)->id == id;
+    const bool wanted = change.after && filter.matches(*change.after);
+    if (wanted && there) {
+      *at = change.after;
+    } else if (wanted) {
+      to.instances.insert(at, change.after);
+    } else if (there) {
+      to.instances.erase(at);
+    }
+  }
+
   void add_held(ServiceSnapshot& to, const ServiceFilter& filter) const {
     auto& all = to.instances;
     const auto live = static_cast<std::ptrdiff_t>(all.size());
@@ -283,8 +325,10 @@ class InstanceTable {
   std::int64_t revision_ = 0;
   bool stale_ = true;
   TimePoint as_of_;
-  Entries listed_;        // the list that is being read
-  std::size_t live_ = 0;  // valid entries
+  std::deque<InstanceChange> recent_;  // the newest of all changes since the last list
+  std::uint64_t changes_ = 1;          // how many there were of both; 0: a list that has seen none
+  Entries listed_;                     // the list that is being read
+  std::size_t live_ = 0;               // valid entries
   DisappearanceGuard guard_;
   std::map<std::string_view, std::shared_ptr<const ServiceInstance>> held_;  // by their ids
 };

@@ -15,6 +15,7 @@
 #include "registry/async/signal.hpp"
 #include "registry/discovery/instance_table.hpp"
 #include "registry/discovery/own_count.hpp"
+#include "registry/discovery/snapshot_recycler.hpp"
 #include "registry/model/errors.hpp"
 #include "registry/model/immortal.hpp"
 
@@ -41,6 +42,7 @@ class ViewState {
   void attach(std::shared_ptr<const InstanceTable> table) {
     const std::lock_guard lock(mutex_);
     table_ = std::move(table);
+    recycler_ = std::make_shared<SnapshotRecycler>();  // lists of another table are of no use
   }
 
   /// After the table changed. Only changes that pass the filter count, unless `all`.
@@ -144,7 +146,7 @@ class ViewState {
     const std::lock_guard lock(mutex_);
     if (built_stamp_ < wanted && table_) {
       const std::uint64_t before = stamp_.load(std::memory_order_acquire);
-      built_ = table_->snapshot(filter_);
+      built_ = recycler_->lend(table_->snapshot(filter_, recycler_->take()));
       built_stamp_ = before;
     }
     return built_ ? built_ : none();
@@ -163,6 +165,7 @@ class ViewState {
 
   mutable std::mutex mutex_;
   std::shared_ptr<const InstanceTable> table_;
+  std::shared_ptr<SnapshotRecycler> recycler_;  // as there is a table
   mutable Snapshot built_;
   mutable std::uint64_t built_stamp_ = 0;
   Problem error_;
