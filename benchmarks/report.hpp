@@ -107,6 +107,7 @@ struct Row {
     if (!note.empty()) made["note"] = note;
     return made;
   }
+  /// As json() has written it.
   explicit Row(const boost::json::object& from) {
     const auto number = [&from](const char* name) {
       const boost::json::value* const value = from.if_contains(name);
@@ -153,12 +154,12 @@ void measure_pairs(Row& row, int pairs, Floor floor, Library library) {
 class Table {
  public:
   static void print_head() {
-    std::printf("%-60s %-5s %10s %10s %8s %9s %-5s %s\n", "what", "unit", "floor", "library", "ratio",
+    std::printf("%-68s %-5s %10s %10s %8s %9s %-5s %s\n", "what", "unit", "floor", "library", "ratio",
                 "budget", "", "note");
   }
   void add(Row row) {
     if (rows_.empty()) print_head();
-    std::printf("%-60s %-5s %10s %10s %8s %9s %-5s %s\n", row.what.c_str(), row.unit.c_str(),
+    std::printf("%-68s %-5s %10s %10s %8s %9s %-5s %s\n", row.what.c_str(), row.unit.c_str(),
                 shown(row.floor).c_str(), shown(row.library).c_str(), shown(row.ratio, "x").c_str(),
                 shown(row.budget, row.of_ratio ? "x" : "").c_str(), row.verdict().c_str(), row.note.c_str());
     std::fflush(stdout);

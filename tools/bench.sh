@@ -10,7 +10,7 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 preset=bench
-parts=(etcd reads process propagation)  # of the table, and the compile time
+parts=(etcd reads propagation process)  # of the table, and the compile time
 table_arguments=()
 name=
 if (($#)) && [[ "$1" != --* ]]; then
@@ -67,18 +67,32 @@ compile_time() {
       if (!budget) { print "compile_time.sh printed no figures" > "/dev/stderr"; exit 1 }
       printf "[{\"what\": \"compile time of a source that includes registry.hpp\", \"unit\": \"s\", \"floor\": %s, \"library\": %s, ", floor, seconds
       printf "\"ratio\": %s, \"budget\": %s, \"budget_of\": \"ratio\", \"note\": \"median of 3 rounds\"}]\n", ratio, budget
-    }' <<<"$output" >"$1"
+    }' <<<"$output" >"$1" || { rm -f "$1"; return 1; }
 }
 
 build "${parts[@]}" table
 built=$SECONDS
 rows="$(mktemp -d)"
 trap 'rm -rf "$rows"' EXIT
+failed=()
 for part in "${parts[@]}"; do
   say "$part"
-  "$programs/$part" --json "$rows/$part"
+  "$programs/$part" --json "$rows/$part" || failed+=("$part")
 done
-compile_time "$rows/compile_time"
-parts+=(compile_time)
+say "peer go"
+"$project_dir/benchmarks/peers/go/run.sh" --json "$rows/peer" || say "peer go: failed"
+if [[ -f "$rows/peer" ]]; then table_arguments+=(--peer "$rows/peer"); fi
+say "compile time"
+compile_time "$rows/compile_time" || failed+=(compile_time)
+files=()
+for part in "${parts[@]}" compile_time; do
+  if [[ -f "$rows/$part" ]]; then files+=("$rows/$part"); fi
+done
 say "the table; built in $built s, measured in $((SECONDS - built)) s, $(nproc) processors"
-"$programs/table" ${table_arguments[@]+"${table_arguments[@]}"} "${parts[@]/#/$rows/}"
+status=0
+"$programs/table" ${table_arguments[@]+"${table_arguments[@]}"} ${files[@]+"${files[@]}"} || status=$?
+if ((${#failed[@]})); then
+  say "failed, their figures are wrong or missing: ${failed[*]}" >&2
+  status=1
+fi
+exit "$status"

@@ -18,6 +18,9 @@
 
 #include "registry/etcd/connector.hpp"
 #include "registry/facade/registry.hpp"
+#include "registry/model/codec.hpp"
+#include "registry/model/keys.hpp"
+#include "registry/store/follow.hpp"
 #include "rig/gate.hpp"
 #include "soak/history.hpp"
 #include "soak/journal.hpp"

@@ -7,6 +7,7 @@
 #include <set>
 #include <utility>
 
+#include "registry/discovery/directory.hpp"
 #include "registry/model/codec.hpp"
 #include "soak/writers.hpp"
 

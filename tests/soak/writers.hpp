@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "registry/model/codec.hpp"
+#include "registry/model/keys.hpp"
 #include "rig/quiet_thread.hpp"
 #include "rig/raw_etcd.hpp"
 #include "soak/client.hpp"
