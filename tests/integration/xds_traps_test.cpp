@@ -32,6 +32,7 @@
 #include <utility>
 #include <vector>
 
+#include "registry/policy/ads_messages.hpp"
 #include "registry/model/encode.hpp"
 #include "registry/rpc/bootstrap.hpp"
 #include "registry/rpc/resolver.hpp"
