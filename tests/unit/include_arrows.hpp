@@ -28,7 +28,7 @@ inline const std::vector<Layer>& layers() {
       {"store", 3, {"asio", "boost/json", "boost/system/"}},
       {"etcd", 4, {"asio", "grpcpp/", "google/protobuf/", "registry_etcd_"}},
       {"registration", 4, {"asio"}},
-      {"discovery", 4, {"asio"}},
+      {"discovery", 4, {"asio", "boost/container/"}},
       {"facade", 5, {"asio"}},
       {"rpc", 6, {"asio", "grpc/", "grpcpp/", "google/protobuf/", "registry_xds_"}},
       {"config", 6, {"asio", "yaml-cpp/"}},

@@ -52,7 +52,7 @@ class LeasePool : public std::enable_shared_from_this<LeasePool> {
       lease->add(member);
       co_return lease;
     }
-    const auto waiter = self->wait_for_grant(ttl, std::move(member));
+    const auto waiter = self->wait_for_grant(ttl, member);
     co_await waiter->done.wait();
     if (waiter->error) waiter->error.raise();
     co_return waiter->lease;
