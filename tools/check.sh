@@ -8,7 +8,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 # In this order: the quick ones first.
 declare -A about=(
   [format]="every C++ file is formatted by clang-format 16"
-  [snippets]="every piece of code in README.md and docs/ is what the compiled file holds"
+  [snippets]="every piece of code and every measured figure in README.md and docs/ is what its source holds"
   [api]="the API reference can be made, and no public name lacks a description"
   [headers]="every header compiles alone, without a warning"
   [compile-time]="including registry.hpp costs no more than its budget"
@@ -28,6 +28,7 @@ gate_format() {
 gate_snippets() {
   install_packages python3
   tools/snippets.py --check
+  tools/plot_curves.py --check
 }
 gate_api() { tools/api_docs.sh; }
 gate_headers() {
