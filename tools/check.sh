@@ -28,7 +28,7 @@ gate_format() {
 gate_snippets() {
   install_packages python3
   tools/snippets.py --check
-  tools/plot_curves.py --check
+  tools/figures.py --check
 }
 gate_api() { tools/api_docs.sh; }
 gate_headers() {

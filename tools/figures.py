@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Draws the cost curves and writes their figures into the page: tools/plot_curves.py [--check] [FILE]
+"""Draws the cost curves, and writes what was measured into README.md and docs/performance.md: tools/figures.py [--check]
 
-FILE is what `tools/bench.sh curves --json FILE` has measured, docs/pictures/curves.json unless named. From it come
-docs/pictures/curves-*.svg and, in docs/performance.md, what stands between `<!-- figures: NAME -->` and `<!-- /figures -->`: the
-table of a curve, and what one of everything costs; also that of the peer, from docs/pictures/peer-go.json. With --check nothing is written, and it fails on what would change.
+In docs/pictures: curves.json (tools/bench.sh curves --json FILE), budgets.json (tools/bench.sh --json FILE) and peer-go.json
+(benchmarks/peers/go/run.sh --json FILE). From them come docs/pictures/curves-*.svg and what stands between `<!-- figures: NAME -->` and
+`<!-- /figures -->` in the pages. With --check nothing is written, and it fails on what would change.
 """
 import collections
 import json
@@ -13,7 +13,7 @@ import re
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-PAGE = ROOT / "docs/performance.md"
+PAGES = [ROOT / "docs/performance.md", ROOT / "README.md"]
 
 Line = collections.namedtuple("Line", "name figure scale")  # a figure of the file, times scale
 Panel = collections.namedtuple("Panel", "title lines")
@@ -133,7 +133,7 @@ def svg(curve, figures):
     out = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img"',
            '     font-family="\'DejaVu Sans\', Verdana, \'Segoe UI\', sans-serif" font-size="11" fill="#44546a">',
            f"  <title>What it costs, by the number of {curve.axis}</title>",
-           "  <!-- A background of its own: readable on light and on dark pages. Drawn by tools/plot_curves.py. -->",
+           "  <!-- A background of its own: readable on light and on dark pages. Drawn by tools/figures.py. -->",
            f'  <rect x="0.5" y="0.5" width="{width - 1}" height="{height - 1}" rx="10" fill="#ffffff" stroke="#c5ccd6"/>']
     for number, panel in enumerate(curve.panels):
         out += ["  " + line for line in panel_svg(panel, curve, figures, number * WIDTH)]
@@ -199,22 +199,40 @@ def peer():
         f"| {row['name']} | {short(row['value'])} {row['unit'].replace('us', 'µs')} |" for row in measured["rows"]]
 
 
+def budgets(all_rows):
+    """What tools/bench.sh has measured: rows with a budget, or all of them."""
+    def shown(row, name, of_budget):
+        if name not in row:
+            return ""
+        is_ratio = name == "ratio" or of_budget and row["budget_of"] == "ratio"
+        return (short(row[name]) + ("x" if is_ratio else " " + row["unit"].replace("us", "µs"))).strip()
+
+    out = ["| | bare | registry | ratio | budget | |", "|---|---|---|---|---|---|"]
+    for row in json.loads((ROOT / "docs/pictures/budgets.json").read_text()):
+        if all_rows or "budget" in row:
+            cells = [shown(row, name, name == "budget") for name in ("floor", "library", "ratio", "budget")]
+            out.append(f"| {row['what']} | {' | '.join(cells)} | {row.get('verdict', '')} |")
+    return out
+
+
 def main():
-    arguments = [each for each in sys.argv[1:] if each != "--check"]
-    if len(arguments) > 1 or any(each.startswith("-") for each in arguments):
+    if sys.argv[1:] not in ([], ["--check"]):
         sys.exit(__doc__)
-    figures = Figures(pathlib.Path(arguments[0]) if arguments else ROOT / "docs/pictures/curves.json")
+    figures = Figures(ROOT / "docs/pictures/curves.json")
     blocks = {curve.name: table(curve, figures) for curve in CURVES}
     blocks["machine"] = [figures.machine + "."]
     blocks["costs"] = ["| what | cost |", "|---|---|"] + [f"| {name} | {short(value)} |" for name, value in costs(figures).items()]
     blocks["fleets"] = fleets(figures)
     blocks["peer"] = peer()
+    blocks["budgets"] = budgets(False)
+    blocks["all-rows"] = budgets(True)
     made = {ROOT / f"docs/pictures/curves-{curve.name}.svg": svg(curve, figures) for curve in CURVES}
-    made[PAGE] = re.sub(r"(<!-- figures: (\w+) -->\n).*?(<!-- /figures -->)",
-                        lambda block: block[1] + "\n".join(blocks[block[2]]) + "\n" + block[3], PAGE.read_text(), flags=re.DOTALL)
+    for page in PAGES:
+        made[page] = re.sub(r"(<!-- figures: ([\w-]+) -->\n).*?(<!-- /figures -->)",
+                            lambda block: block[1] + "\n".join(blocks[block[2]]) + "\n" + block[3], page.read_text(), flags=re.DOTALL)
     changed = [path for path, text in made.items() if not path.exists() or path.read_text() != text]
     for path in changed:
-        print(f"{path.relative_to(ROOT)}: {'is not what the figures say: run tools/plot_curves.py' if '--check' in sys.argv else 'written'}")
+        print(f"{path.relative_to(ROOT)}: {'is not what the figures say: run tools/figures.py' if '--check' in sys.argv else 'written'}")
         if "--check" not in sys.argv:
             path.write_text(made[path])
     sys.exit(1 if changed and "--check" in sys.argv else 0)
