@@ -1029,6 +1029,30 @@ TEST_CASE("claim: TTLs that change under lost and late writes: the key is there 
   }
 }
 
+TEST_CASE("claim: two moves in doubt: the lease of one goes, and the other may land yet") {
+  Script s;
+  s.registered(30s);
+  s.claim.desire("v", 60s);
+  s.claim.lease(L2, 60s);
+  CHECK(s.next() == "put v on 102 if 10");
+  s.fail(errc::outcome_unknown);
+  s.claim.desire("v", 90s);
+  s.claim.lease(L3, 90s);
+  CHECK(s.next() == "put v on 103 if 10");
+  s.fail(errc::outcome_unknown);
+  CHECK(s.claim.doubtful_leases() == std::vector<std::int64_t>{L2, L3});
+  s.claim.desire("v", 30s);
+  s.claim.lease_gone(L3, make_error_code(errc::lease_lost));
+  CHECK(s.next() == "put v on 101 if 0");  // it may have been there
+  s.claim.written(refused(held("v", 10, L1, 10)), 11);
+  CHECK_FALSE(s.claim.settled());
+  CHECK(s.claim.spare_leases().empty());  // L2 is kept: the key may go there
+  CHECK(s.next() == "put v on 101 if 10");
+  s.claim.written(applied(), 12);
+  CHECK(s.claim.settled());
+  CHECK(s.claim.spare_leases() == std::vector<std::int64_t>{L2});
+}
+
 TEST_CASE("claim: a key that could not be moved from a lease we left is lost for the reason of that") {
   for (const errc why : {errc::permission_denied, errc::unavailable}) {
     Script s;

@@ -138,7 +138,7 @@ class Claim {
       return;
     }
     if (sent.takes) spent_ = true;
-    if (!sent.moved) swap_ = sent.write;
+    if (!sent.moved) doubt_swap(sent.write);
   }
 
   /// The key guard saw the key: `kv` at revision `at` of the store, null for absent. Old news are ignored.
@@ -148,7 +148,7 @@ class Claim {
   void forget() {
     seen_ = counted_ = known_ = 0;
     foreign_ = false;
-    swap_.reset();
+    swaps_.clear();
     probed_ = false;
     if (wanted_ && claimed_) lose(make_error_code(errc::store_changed));
   }
@@ -173,7 +173,7 @@ class Claim {
   /// The key is ours, under the current lease, with the wanted value, and no write of ours can change that.
   bool settled() const {
     return wanted_ && !pending_ && verdict_ == ClaimAction::None && known_ != 0 && held_ == current_lease() &&
-           stored_ == desired_ && !(swap_ && swap_->expected == known_);
+           stored_ == desired_ && swaps_.empty();
   }
 
   /// Where the key belongs: the newest lease of the wanted TTL that is kept. 0: there is none.
@@ -197,7 +197,9 @@ class Claim {
   std::vector<std::int64_t> doubtful_leases() const {
     std::vector<std::int64_t> ids;
     for (const auto& [lease, count] : creates_) ids.push_back(lease);
-    if (swap_ && swap_->value) ids.push_back(swap_->lease);
+    for (const auto& swap : swaps_) {
+      if (swap.lease != 0) ids.push_back(swap.lease);
+    }
     return ids;
   }
 
@@ -211,6 +213,11 @@ class Claim {
     bool moved = false;  // the key was seen at another revision than it expects: it has landed or never will
 
     bool creates() const { return write.value && write.expected == 0; }
+  };
+
+  /// A write that replaces or deletes (no lease) what is there at revision `expected`.
+  struct Swap {
+    std::int64_t lease = 0, expected = 0;
   };
 
   void restart(bool wanted) {
@@ -250,7 +257,7 @@ class Claim {
     seen_ = at;
     probed_ = !wanted_;
     const std::int64_t mod = kv != nullptr ? kv->mod_revision : 0;
-    if (swap_ && mod != swap_->expected) swap_.reset();
+    std::erase_if(swaps_, [mod](const Swap& swap) { return swap.expected != mod; });
     if (pending_ && mod != pending_->write.expected) pending_->moved = true;
     foreign_ = kv != nullptr && !leases_.owns(kv->lease);
     foreign_lease_ = foreign_ ? kv->lease : 0;
@@ -320,11 +327,25 @@ class Claim {
 
   // The key was seen under this lease, or a write that is not answered may have put it there.
   bool may_be_on(std::int64_t lease) const {
-    return (known_ != 0 && held_ == lease) || (swap_ && swap_->value && swap_->lease == lease) ||
+    return (known_ != 0 && held_ == lease) || may_swap(lease) ||
            (pending_ && pending_->write.value && pending_->write.lease == lease);
   }
 
-  bool doubtful() const { return !creates_.empty() || (swap_ && swap_->value); }
+  bool doubtful() const {
+    return !creates_.empty() ||
+           std::any_of(swaps_.begin(), swaps_.end(), [](const Swap& swap) { return swap.lease != 0; });
+  }
+
+  bool may_swap(std::int64_t lease) const {
+    return lease != 0 && std::any_of(swaps_.begin(), swaps_.end(),
+                                     [lease](const Swap& swap) { return swap.lease == lease; });
+  }
+
+  void doubt_swap(const registry::Write& write) {
+    const std::int64_t lease = write.value ? write.lease : 0;
+    std::erase_if(swaps_, [lease](const Swap& swap) { return swap.lease == lease; });
+    swaps_.push_back(Swap{lease, write.expected});
+  }
 
   void doubt_create(std::int64_t lease) {
     for (auto& [id, count] : creates_) {
@@ -345,7 +366,7 @@ class Claim {
 
   void forget_doubts(std::int64_t lease) {
     std::erase_if(creates_, [lease](const auto& each) { return each.first == lease; });
-    if (swap_ && swap_->value && swap_->lease == lease) swap_.reset();
+    std::erase_if(swaps_, [lease](const Swap& swap) { return lease != 0 && swap.lease == lease; });
   }
 
   const std::string key_;
@@ -376,10 +397,10 @@ class Claim {
 
   std::optional<Pending> pending_;
   // In doubt: creates, which can land whenever the key is absent and their lease lives, counted for each
-  // lease; and one swap, which can land only while the key is at the revision it expects.
+  // lease; and swaps, one of each lease, which can land only while the key is at the revision they expect.
   std::vector<std::pair<std::int64_t, std::size_t>> creates_;
   std::int64_t counted_ = 0;  // the newest create of ours that was seen to land
-  std::optional<registry::Write> swap_;
+  std::vector<Swap> swaps_;
 };
 
 }  // namespace registry::detail
