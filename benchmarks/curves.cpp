@@ -46,7 +46,8 @@
 
 #include "curves/common.hpp"
 #include "curves/measured.hpp"
-#include "registry/model/encode.hpp"
+#include "instances.hpp"
+#include "report.hpp"
 #include "rig/etcd.hpp"
 #include "rig/process.hpp"
 #include "rig/raw_etcd.hpp"
@@ -88,10 +89,8 @@ class Child {
   Child(const std::string& curve, int n, const std::string& endpoint) {
     std::array<int, 2> down{}, up{};
     if (::pipe(down.data()) != 0 || ::pipe(up.data()) != 0) throw std::runtime_error("no pipe");
-    std::array<char, 4096> self{};
-    if (::readlink("/proc/self/exe", self.data(), self.size() - 1) < 0) throw std::runtime_error("who am I?");
-    process_ =
-        rig::Process({self.data(), "--measured", curve, std::to_string(n), endpoint}, {}, down[0], up[1], 2);
+    process_ = rig::Process({"/proc/self/exe", "--measured", curve, std::to_string(n), endpoint}, {}, down[0],
+                            up[1], 2);
     ::close(down[0]);
     ::close(up[1]);
     to_ = ::fdopen(down[1], "w");
@@ -121,18 +120,15 @@ class Child {
   std::FILE *to_ = nullptr, *from_ = nullptr;
 };
 
-/// Writes instances, by the hundred.
-std::int64_t fill(rig::RawEtcd& etcd, int services, int instances) {
-  std::vector<std::pair<std::string, std::string>> pairs;
-  std::int64_t bytes = 0;
+/// Writes instances; the bytes of their values.
+std::size_t fill(rig::RawEtcd& etcd, int services, int instances) {
+  std::vector<bench::Pair> pairs;
+  std::size_t bytes = 0;
   for (int i = 0; i < services * instances; ++i) {
-    const auto made = instance(i / instances, i % instances);
-    pairs.emplace_back(key_of(made), encode(made));
-    bytes += static_cast<std::int64_t>(pairs.back().second.size());
-    if (pairs.size() < 100 && i + 1 < services * instances) continue;
-    if (!etcd.put_all(pairs)) throw std::runtime_error("etcd: " + etcd.status().error_message());
-    pairs.clear();
+    pairs.push_back(bench::pair_of(instance(i / instances, i % instances)));
+    bytes += pairs.back().second.size();
   }
+  bench::fill(etcd, pairs);
   return bytes;
 }
 
@@ -141,9 +137,9 @@ void change(rig::RawEtcd& etcd, const Step& step, int services, int instances) {
   const int changes = std::max(step.changes, services);
   for (int i = 0; i < changes; ++i) {
     const int number = i / services % instances;
-    const auto made = instance(i % services, number, i + 1 < changes ? std::to_string(i) : last_version);
-    if (!etcd.put(key_of(made), encode(made)))
-      throw std::runtime_error("etcd: " + etcd.status().error_message());
+    const auto [key, value] =
+        bench::pair_of(instance(i % services, number, i + 1 < changes ? std::to_string(i) : last_version));
+    bench::written(etcd, etcd.put(key, value).has_value());
     if (step.pause.count() > 0) std::this_thread::sleep_until(next += step.pause);
   }
 }
@@ -157,7 +153,7 @@ void measure(const Curve& curve, int n, rig::Etcd& etcd, Figures& figures) {
   rig::RawEtcd raw({etcd.endpoint()}, 60s);
   Child child(curve.name, n, etcd.endpoint());
   for (const Step& step : curve.steps) {
-    const double cpu = cpu_of(etcd.pid()), rss = rss_of(std::to_string(etcd.pid()));
+    const double cpu = bench::process_cpu(etcd.pid()), rss = rss_of(std::to_string(etcd.pid()));
     child.begin();
     if (step.changes > 0) change(raw, step, services, instances);
     const auto [used, wall, resident, handed_out] = child.end();
@@ -167,14 +163,9 @@ void measure(const Curve& curve, int n, rig::Etcd& etcd, Figures& figures) {
     figures[step.name + "/wall"].push_back(wall / parts);
     figures[step.name + "/rss"].push_back(resident);
     figures[step.name + "/heap"].push_back(handed_out);
-    figures[step.name + "/etcd cpu"].push_back((cpu_of(etcd.pid()) - cpu) / parts);
+    figures[step.name + "/etcd cpu"].push_back((bench::process_cpu(etcd.pid()) - cpu) / 1e6 / parts);
     figures[step.name + "/etcd rss"].push_back(rss_of(std::to_string(etcd.pid())) - rss);
   }
-}
-
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
 }
 
 /// Where all of this was measured.
@@ -222,7 +213,7 @@ void run(bool quick, const std::string& file) {
       for (int i = 0; i < times; ++i) measure(curve, n, etcd, figures);
       for (const Step& step : curve.steps) {
         if (step.name.empty()) continue;
-        const auto of = [&](const char* what) { return median(figures.at(step.name + what)); };
+        const auto of = [&](const char* what) { return bench::median(figures.at(step.name + what)); };
         std::printf("%-12s %8d %-10s %12.3f %12.3f %10.2f %10.2f %12.3f\n", curve.name.c_str(), n,
                     step.name.c_str(), of("/cpu"), of("/wall"), of("/rss"), of("/heap"), of("/etcd cpu"));
       }
@@ -232,8 +223,8 @@ void run(bool quick, const std::string& file) {
         row["name"] = curve.name + "/" + name;
         row["n"] = n;
         // A server that has been asked once has its memory already.
-        row["value"] =
-            name.ends_with("etcd rss") ? *std::max_element(values.begin(), values.end()) : median(values);
+        row["value"] = name.ends_with("etcd rss") ? *std::max_element(values.begin(), values.end())
+                                                  : bench::median(values);
         row["unit"] = name.ends_with("cpu") || name.ends_with("wall") ? "ms" : "MB";
         rows.push_back(std::move(row));
       }

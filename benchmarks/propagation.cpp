@@ -74,8 +74,6 @@ using bench::Clock;
 constexpr auto service = "user-service";
 constexpr int warm_up = 5;
 
-double milliseconds(Clock::duration time) { return std::chrono::duration<double, std::milli>(time).count(); }
-
 enum Stage { raw_event, event, update, call, stages };
 
 /// When each stage of the round under way was reached. Any thread.
@@ -182,7 +180,7 @@ class Caller {
       const rig::Hello made = rig::hello(*stub_);
       if (!made.status.ok()) ++failed_;
       if (made.served_by != *wanted) {
-        calls_.push_back(milliseconds(Clock::now() - began));
+        calls_.push_back(bench::milliseconds(Clock::now() - began));
         continue;
       }
       const std::string* found = wanted;
@@ -290,9 +288,9 @@ void measure(const bench::Arguments& arguments) {
       const auto after = Clock::now();
       const auto times = round.times();
       if (i < 0) continue;
-      answered.push_back(milliseconds(after - before));
+      answered.push_back(bench::milliseconds(after - before));
       for (int stage = 0; stage < stages; ++stage)
-        delays[stage].push_back(milliseconds(times[stage] - before));
+        delays[stage].push_back(bench::milliseconds(times[stage] - before));
     }
     failed = caller.failed();
     one_call = caller.calls();

@@ -41,6 +41,7 @@
 #include <vector>
 
 #include "budgets.hpp"
+#include "instances.hpp"
 #include "registry/discovery/balancers.hpp"
 #include "registry/discovery/least_loaded.hpp"
 #include "registry/discovery/service_follow.hpp"
@@ -59,12 +60,8 @@ constexpr std::int64_t most_behind = 5000;  // five seconds
 
 /// As they are in the field; the version says at which revision it is written.
 registry::ServiceInstance instance(int number, std::int64_t revision) {
-  registry::ServiceInstance made(service, "user-" + std::to_string(100000 + number));
-  made.version = std::to_string(revision);
-  made.metadata = {{"weight", std::to_string(1 + number % 7)}, {"region", "eu"}, {"zone", "eu-1"}};
-  made.endpoints = {"grpc://10.0." + std::to_string(number / 250 % 250) + "." +
-                    std::to_string(1 + number % 250) + ":9001"};
-  return made;
+  return bench::field_instance(service, "user-" + std::to_string(100000 + number),
+                               static_cast<std::size_t>(number), std::to_string(revision));
 }
 
 /// Counts the changes that the view has taken over.

@@ -61,17 +61,20 @@ inline double quantile(std::vector<double> values, double part) {
 }
 inline double median(std::vector<double> values) { return quantile(std::move(values), 0.5); }
 
-/// The CPU time of all threads of this process, in ns.
-inline double process_cpu() {
-  timespec now;
-  ::clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
+/// The CPU time of all threads of a process so far, in ns; 0: this one.
+inline double process_cpu(pid_t process = 0) {
+  clockid_t clock = 0;
+  timespec now{};
+  if (::clock_getcpuclockid(process, &clock) != 0 || ::clock_gettime(clock, &now) != 0)
+    throw std::runtime_error("no CPU clock of process " + std::to_string(process));
   return static_cast<double>(now.tv_sec) * 1e9 + static_cast<double>(now.tv_nsec);
 }
 
-/// Milliseconds since then.
-inline double since(Clock::time_point begin) {
-  return std::chrono::duration<double, std::milli>(Clock::now() - begin).count();
+inline double milliseconds(Clock::duration time) {
+  return std::chrono::duration<double, std::milli>(time).count();
 }
+/// Milliseconds since then.
+inline double since(Clock::time_point begin) { return milliseconds(Clock::now() - begin); }
 
 /// What was measured once.
 struct Row {

@@ -30,10 +30,6 @@
 
 namespace curves {
 
-inline double milliseconds(Clock::duration time) {
-  return std::chrono::duration<double, std::milli>(time).count();
-}
-
 /// What malloc has handed out in this process, in MB.
 inline double heap() {
   const auto now = ::mallinfo2();
@@ -84,10 +80,10 @@ void step(Work work) {
   std::string word;
   std::getline(std::cin, word);
   const double handed_out = heap(), rss = rss_of("self"),
-               cpu = cpu_of(0);  // heap() looks at every free piece: first
+               cpu = bench::process_cpu();  // heap() looks at every free piece: first
   const auto began = Clock::now();
   work();
-  const double wall = milliseconds(Clock::now() - began), used = cpu_of(0) - cpu;
+  const double wall = bench::since(began), used = (bench::process_cpu() - cpu) / 1e6;
   std::printf("%.6f %.6f %.6f %.6f\n", used, wall, rss_of("self") - rss, heap() - handed_out);
   std::fflush(stdout);
 }

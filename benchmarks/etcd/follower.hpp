@@ -123,13 +123,10 @@ class Follower {
     int ends[2];
     if (::pipe2(ends, O_CLOEXEC) != 0) throw std::system_error(errno, std::generic_category(), "pipe2");
     words_ = ends[0];
-    char path[512];
-    const auto length = ::readlink("/proc/self/exe", path, sizeof path);
-    if (length <= 0) throw std::runtime_error("/proc/self/exe cannot be read");
-    process_ = rig::Process({std::string(path, static_cast<std::size_t>(length)), "--follow", kind,
-                             "--endpoint", endpoint, "--present", std::to_string(present), "--step",
-                             std::to_string(step), "--total", std::to_string(total)},
-                            {}, STDIN_FILENO, ends[1], STDERR_FILENO);
+    process_ = rig::Process(
+        {"/proc/self/exe", "--follow", kind, "--endpoint", endpoint, "--present", std::to_string(present),
+         "--step", std::to_string(step), "--total", std::to_string(total)},
+        {}, STDIN_FILENO, ends[1], STDERR_FILENO);
     ::close(ends[1]);
     next();  // it follows
   }

@@ -68,7 +68,7 @@ inline double event_delay(rig::RawEtcd& etcd, const std::string& endpoint, const
     const auto before = Clock::now();
     written(etcd, etcd.put(changed.first, changed.second).has_value());
     const Clock::time_point arrived{Clock::duration(follower.next().time)};
-    if (i >= 0) delays.push_back(std::chrono::duration<double, std::milli>(arrived - before).count());
+    if (i >= 0) delays.push_back(milliseconds(arrived - before));
   }
   return median(delays);
 }

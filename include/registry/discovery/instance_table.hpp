@@ -279,7 +279,8 @@ class InstanceTable {
   /// What lists have missed that are not too old.
   void remember(const std::vector<InstanceChange>& changes) {
     changes_ += changes.size();
-    recent_.insert(recent_.end(), changes.begin(), changes.end());
+    const std::size_t kept = std::min<std::size_t>(changes.size(), SnapshotRecycler::most_missed);
+    recent_.insert(recent_.end(), changes.end() - static_cast<std::ptrdiff_t>(kept), changes.end());
     while (recent_.size() > SnapshotRecycler::most_missed) recent_.pop_front();
   }
 
