@@ -90,18 +90,16 @@ class BidiCall final : public Call, public grpc::ClientBidiReactor<Request, Resp
 
   void OnReadDone(bool ok) override {
     if (!ok) return stop();
+    bool more = false;
     {
       const std::lock_guard lock(mutex_);
       inbox_.push_back(std::move(incoming_));
       incoming_ = Response();
-      if (stopped_) return;
-      if (inbox_.size() < read_ahead) {
-        this->StartRead(&incoming_);
-      } else {
-        paused_ = true;
-      }
+      more = !stopped_ && inbox_.size() < read_ahead;
+      paused_ = !stopped_ && !more;
     }
-    arrived_.raise();
+    arrived_.raise();                        // first: to read on may mean to write, too
+    if (more) this->StartRead(&incoming_);  // OnDone does not come before this reaction is over
   }
 
   void OnWriteDone(bool ok) override {

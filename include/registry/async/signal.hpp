@@ -55,18 +55,29 @@ class Signal {
     std::uint64_t ticket = 0;  // of the current waiter: a late cancellation must not hit its successor
 
     void raise() noexcept {
-      const std::lock_guard lock(mutex);
-      if (waiter != nullptr) {
-        WaitService::release(*std::exchange(waiter, nullptr), {});
-      } else {
-        raised = true;
+      WaitOp* woken = nullptr;
+      {
+        const std::lock_guard lock(mutex);
+        woken = take();
+        if (woken == nullptr) raised = true;
       }
+      if (woken != nullptr) WaitService::release(*woken, {});
     }
 
     void abort(std::uint64_t which) noexcept {
-      const std::lock_guard lock(mutex);
-      if (waiter == nullptr || ticket != which) return;
-      WaitService::release(*std::exchange(waiter, nullptr), aborted());
+      WaitOp* woken = nullptr;
+      {
+        const std::lock_guard lock(mutex);
+        if (ticket == which) woken = take();
+      }
+      if (woken != nullptr) WaitService::release(*woken, aborted());
+    }
+
+   private:
+    /// The waiter, for WaitService::release; null if there is none.
+    WaitOp* take() noexcept {
+      WaitOp* const op = std::exchange(waiter, nullptr);
+      return op != nullptr && WaitService::take(*op) ? op : nullptr;
     }
   };
 

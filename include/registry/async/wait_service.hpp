@@ -8,9 +8,12 @@
 #include <asio/execution/context.hpp>
 #include <asio/execution_context.hpp>
 #include <asio/query.hpp>
+#include <atomic>
+#include <cstddef>
 #include <exception>
 #include <memory>
 #include <mutex>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -68,13 +71,21 @@ class WaitService : public asio::execution_context::service {
     return true;
   }
 
-  /// Hands the operation to its executor, unless the context took it down first.
-  static void release(WaitOp& op, std::exception_ptr result) {
+  /// Takes the operation out of care, for one release(). False when the context took it down first.
+  static bool take(WaitOp& op) {
     WaitService& service = *op.service_;
     const std::lock_guard lock(service.mutex_);
-    if (service.down_) return;
+    if (service.down_) return false;
     service.unlink(op);
+    ++service.releasing_;
+    return true;
+  }
+
+  /// Hands an operation that was taken to its executor. Call it with no lock held: who is woken would only wait for it.
+  static void release(WaitOp& op, std::exception_ptr result) {
+    WaitService& service = *op.service_;
     op.post(std::move(result));
+    service.releasing_.fetch_sub(1, std::memory_order_release);  // the last touch: the context may be gone now
   }
 
   void keep(const std::shared_ptr<ExecutorSlot>& slot) {
@@ -101,6 +112,8 @@ class WaitService : public asio::execution_context::service {
       slots.swap(slots_);
       op = std::exchange(first_, nullptr);
     }
+    // Nobody could tell us safely that the last one is through, and it is in a moment.
+    while (releasing_.load(std::memory_order_acquire) != 0) std::this_thread::yield();
     for (const auto& weak : slots) {
       if (const auto slot = weak.lock()) {
         const std::lock_guard lock(slot->mutex);
@@ -117,6 +130,7 @@ class WaitService : public asio::execution_context::service {
 
   std::mutex mutex_;
   bool down_ = false;
+  std::atomic<std::size_t> releasing_{0};  // taken, and not with their executor yet
   WaitOp* first_ = nullptr;
   std::vector<std::weak_ptr<ExecutorSlot>> slots_;
   std::size_t prune_at_ = 16;
