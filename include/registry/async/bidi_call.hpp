@@ -52,6 +52,13 @@ class BidiCall final : public Call, public grpc::ClientBidiReactor<Request, Resp
     }
   }
 
+  /// Gives a message that was read back: its memory serves another one.
+  void give_back(Response message) {
+    message.Clear();
+    const std::lock_guard lock(mutex_);
+    std::swap(spare_, message);
+  }
+
   /// How the stream ended; valid after `read` came back empty.
   grpc::Status status() const {
     const std::lock_guard lock(mutex_);
@@ -94,11 +101,11 @@ class BidiCall final : public Call, public grpc::ClientBidiReactor<Request, Resp
     {
       const std::lock_guard lock(mutex_);
       inbox_.push_back(std::move(incoming_));
-      incoming_ = Response();
+      std::swap(incoming_, spare_);
       more = !stopped_ && inbox_.size() < read_ahead;
       paused_ = !stopped_ && !more;
     }
-    arrived_.raise();                        // first: to read on may mean to write, too
+    arrived_.raise();                       // first: to read on may mean to write, too
     if (more) this->StartRead(&incoming_);  // OnDone does not come before this reaction is over
   }
 
@@ -121,6 +128,7 @@ class BidiCall final : public Call, public grpc::ClientBidiReactor<Request, Resp
   std::deque<Response> inbox_;
   std::deque<Request> outgoing_;  // the front one is being written
   Response incoming_;
+  Response spare_;  // empty
   grpc::Status status_;
   bool paused_ = false;
   bool stopped_ = false;

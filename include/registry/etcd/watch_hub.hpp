@@ -62,6 +62,9 @@ struct WatchHub {
 /// Batches that may wait for the consumer of one watch.
 inline constexpr std::size_t max_unread = 1024;
 
+/// Events of a message whose memory is used again; that of greater ones is given up.
+inline constexpr int max_reused = 256;
+
 inline void send_cancel(WatchHub& hub, std::int64_t id) {
   pb::WatchRequest request;
   request.mutable_cancel_request()->set_watch_id(id);
@@ -273,6 +276,7 @@ inline asio::awaitable<void> run_hub(ConnectionPtr connection, std::shared_ptr<W
         on_canceled(*connection, *hub, *message);
       } else {
         on_answer(*hub, *message);
+        if (message->events_size() <= max_reused) stream->give_back(std::move(*message));
       }
     }
   }
