@@ -150,6 +150,28 @@ TEST_CASE("signal: raises from many threads against cancels and waits") {
   CHECK(*finished);
 }
 
+TEST_CASE("signal: raised by another thread while the context goes away") {
+  const auto loop = [](Signal s) -> asio::awaitable<void> {
+    for (;;) co_await s.wait();
+  };
+  int wakes = 0;
+  for (int round = 0; round < 2000; ++round) {
+    const Signal signal;
+    std::atomic<bool> stop = false;
+    std::thread raiser([&] {
+      while (!stop) signal.raise();
+    });
+    {
+      asio::io_context io;
+      asio::co_spawn(io, loop(signal), asio::detached);
+      for (int i = 0; i < round % 20; ++i) wakes += static_cast<int>(io.run_one());
+    }
+    stop = true;
+    raiser.join();
+  }
+  CHECK(wakes > 0);
+}
+
 TEST_CASE("on: results, errors and the caller's executor") {
   asio::thread_pool there(1);
   asio::io_context here;
