@@ -41,9 +41,6 @@ inline void register_all(asio::thread_pool& pool, registry::Registry& reg, std::
   if (failed > 0) throw std::runtime_error(std::to_string(failed) + " registrations failed");
 }
 
-/// etcd writes to its file every 100 ms: what one measurement leaves behind must not fall into the next.
-inline void settle() { std::this_thread::sleep_for(std::chrono::milliseconds(150)); }
-
 inline void registration_rows(Table& table, rig::Etcd& server, rig::RawEtcd& etcd, int scale) {
   constexpr std::size_t instances = 1000;
   const auto check = [&](std::size_t expected) {
@@ -58,7 +55,6 @@ inline void registration_rows(Table& table, rig::Etcd& server, rig::RawEtcd& etc
   Row row("1,000 register_instance calls started together", "ms");
   row.budget = 0.2;
   const auto floor = [&] {
-    settle();
     const auto begin = Clock::now();
     const auto leases = bare::register_all(channel, all, ttl.count());
     const double took = since(begin);
@@ -69,7 +65,6 @@ inline void registration_rows(Table& table, rig::Etcd& server, rig::RawEtcd& etc
   };
   const auto library = [&] {
     registry::Registry reg(store);
-    settle();
     const auto begin = Clock::now();
     register_all(pool, reg, instances);
     const double took = since(begin);
