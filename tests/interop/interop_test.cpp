@@ -215,7 +215,8 @@ TEST_CASE(
   world.add_to("canary", second, {}, "v2");
   REQUIRE(becomes(client, "canary", 1000, failed, shared));
   // Whatever the control plane does: grpc-go's calls choose the cluster of a new version an instant before its balancer knows it,
-  // and grpc-js lets a call that has chosen the cluster of a version that goes subscribe to it anew, but not wait for its endpoints.
+  // and what grpc-js tells its balancers waits for the endpoints of the clusters that the route names, but holds those of versions
+  // that come and go as well, without endpoints.
   failed.erase(R"(14 unknown cluster selected for RPC: "cluster:canary/v2")");
   failed.erase("14 Cluster canary/v2 resolution failed: undefined");
   CHECK(text(failed) == "");

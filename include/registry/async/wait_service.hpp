@@ -85,8 +85,8 @@ class WaitService : public asio::execution_context::service {
   static void release(WaitOp& op, std::exception_ptr result) {
     WaitService& service = *op.service_;
     op.post(std::move(result));
-    service.releasing_.fetch_sub(1,
-                                 std::memory_order_release);  // the last touch: the context may be gone now
+    // The last touch: the context may be gone now.
+    service.releasing_.fetch_sub(1, std::memory_order_release);
   }
 
   void keep(const std::shared_ptr<ExecutorSlot>& slot) {
