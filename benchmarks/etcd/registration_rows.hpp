@@ -73,7 +73,7 @@ inline void registration_rows(Table& table, rig::Etcd& server, rig::RawEtcd& etc
     check(0);
     return took;
   };
-  measure_pairs(row, 8 * scale + 1, floor, library);
+  measure_pairs(row, 20 * scale + 1, floor, library);
   table.add(std::move(row));
   rig::run(pool, store.close());
   pool.join();

@@ -5,6 +5,7 @@
 #include <asio/cancellation_signal.hpp>
 #include <asio/co_spawn.hpp>
 #include <asio/io_context.hpp>
+#include <asio/post.hpp>
 #include <memory>
 #include <string>
 #include <vector>
@@ -112,6 +113,37 @@ TEST_CASE("committer: at most two commits are under way; what queues meanwhile g
   f.store->held[1].raise();
   f.run();
   CHECK(f.ends.size() == 10);
+}
+
+TEST_CASE("committer: what came together and is more than one commit takes goes in two side by side") {
+  Fixture f;
+  f.store->hold = true;
+  for (int i = 0; i < 350; ++i) f.write("k" + std::to_string(i), "v");
+  f.run();
+  REQUIRE(f.store->sizes == std::vector<std::size_t>{100, 100});
+  f.store->held[0].raise();
+  f.run();
+  REQUIRE(f.store->sizes == std::vector<std::size_t>{100, 100, 100});
+  f.store->held[1].raise();
+  f.run();
+  REQUIRE(f.store->sizes == std::vector<std::size_t>{100, 100, 100, 50});
+  f.store->held[2].raise();
+  f.store->held[3].raise();
+  f.run();
+  CHECK(f.ends.size() == 350);
+}
+
+TEST_CASE("committer: a full commit does not wait for the writes behind it") {
+  Fixture f;
+  std::vector<std::size_t> sent;  // before each write
+  for (int i = 0; i < 150; ++i) {
+    asio::post(f.io, [&f, &sent] { sent.push_back(f.store->sizes.size()); });
+    f.write("k" + std::to_string(i), "v");
+  }
+  f.run();
+  CHECK(sent[99] == 0);
+  CHECK(sent[100] == 1);
+  CHECK(f.store->sizes == std::vector<std::size_t>{100, 50});
 }
 
 TEST_CASE("committer: only the guilty write fails") {

@@ -48,6 +48,25 @@ TEST_CASE("commit groups: bytes are a limit too, but one write always goes") {
   CHECK(show(groups.next()) == "4");
 }
 
+TEST_CASE("commit groups: full once a commit takes no more, by number or by bytes") {
+  CommitGroups groups(Limits(2, 1000));
+  CHECK_FALSE(groups.waiting());
+  add(groups, 1, "a");
+  CHECK(groups.waiting());
+  CHECK_FALSE(groups.full());
+  add(groups, 2, "b");
+  CHECK(groups.full());
+  CHECK(groups.remove(2));
+  CHECK_FALSE(groups.full());
+  add(groups, 3, "c", 1, 900);
+  CHECK(groups.full());
+  CHECK(show(groups.next()) == "1");
+  CHECK(groups.remove(3));
+  CHECK_FALSE(groups.waiting());
+  add(groups, 4, "d", 1, 900);
+  CHECK_FALSE(groups.full());
+}
+
 TEST_CASE("commit groups: a key waits for its earlier write, and is not overtaken") {
   CommitGroups groups(Limits(100, 100000));
   add(groups, 1, "a");

@@ -48,7 +48,16 @@ class CommitGroups {
   explicit CommitGroups(Limits limits) : limits_(limits) {}
 
   /// Queues a write; tickets rise.
-  void add(Item item) { queue_.push_back(std::move(item)); }
+  void add(Item item) {
+    queued_bytes_ += item.bytes;
+    queue_.push_back(std::move(item));
+  }
+
+  /// Whether there is something to commit, unless it waits for a commit under way.
+  bool waiting() const { return !queue_.empty() || !parts_.empty(); }
+
+  /// Whether what is queued fills a commit: to wait for more is of no use.
+  bool full() const { return queue_.size() >= limits_.writes || queued_bytes_ >= limits_.bytes; }
 
   /// Takes a write back that is still queued. False: it is in a commit.
   bool remove(Ticket ticket) {
@@ -56,6 +65,7 @@ class CommitGroups {
     const auto at = std::lower_bound(queue_.begin(), queue_.end(), ticket,
                                      [](const Item& item, Ticket number) { return item.ticket < number; });
     if (at == queue_.end() || at->ticket != ticket) return false;
+    queued_bytes_ -= at->bytes;
     queue_.erase(at);
     return true;
   }
@@ -83,6 +93,7 @@ class CommitGroups {
         rest.push_back(std::move(item));
       } else {
         bytes += item.bytes;
+        queued_bytes_ -= item.bytes;
         busy_.insert(item.key);
         group.push_back(std::move(item));
       }
@@ -137,6 +148,7 @@ class CommitGroups {
 
   const Limits limits_;
   std::deque<Item> queue_;
+  std::size_t queued_bytes_ = 0;
   std::deque<Group> parts_;               // of failed commits; they go first
   std::unordered_set<std::string> busy_;  // keys in commits and parts
 };

@@ -96,21 +96,28 @@ class Committer : public std::enable_shared_from_this<Committer> {
     const Ticket ticket_;
   };
 
+  // Writes that come together go together: a commit that they do not fill waits for a turn of the strand.
   void start() {
-    if (running_ == max_under_way || starting_ != 0) return;
+    if (running_ == max_under_way || !groups_.waiting()) return;
+    const bool full = groups_.full();
+    if (gathering_ && !full) return;
     ++running_;
-    ++starting_;
-    scope_.spawn(run(shared_from_this()));
+    gathering_ = gathering_ || !full;
+    scope_.spawn(full ? run(shared_from_this()) : gather_and_run(shared_from_this()));
   }
 
-  // Starts behind a turn of the strand, so that writes that come together go together.
-  static asio::awaitable<void> run(std::shared_ptr<Committer> self) {
+  static asio::awaitable<void> gather_and_run(std::shared_ptr<Committer> self) {
     const auto strand = co_await asio::this_coro::executor;
     co_await asio::post(strand, asio::use_awaitable);
-    --self->starting_;
+    self->gathering_ = false;
+    co_await run(self);
+  }
+
+  static asio::awaitable<void> run(std::shared_ptr<Committer> self) {
     while (!self->scope_.cancelled()) {
       auto group = self->groups_.next();
       if (group.empty()) break;
+      self->start();  // the next one, beside this one
       co_await commit(self, std::move(group));
     }
     --self->running_;
@@ -158,8 +165,8 @@ class Committer : public std::enable_shared_from_this<Committer> {
   CommitGroups groups_;
   std::unordered_map<Ticket, std::shared_ptr<Entry>> entries_;
   Ticket last_ticket_ = 0;
-  std::size_t running_ = 0;   // loops that commit
-  std::size_t starting_ = 0;  // of these, not yet begun
+  std::size_t running_ = 0;  // loops that commit
+  bool gathering_ = false;   // one of them waits for its turn
 };
 
 }  // namespace registry::detail
