@@ -54,17 +54,20 @@ class CallService : public asio::execution_context::service {
 
   /// gRPC's last word on the call, on one of its threads: nothing of gRPC's touches the call afterwards.
   static void finish(Call& call, const Signal& done) noexcept {
-    CallService& service = *call.service_;
-    const std::lock_guard lock(service.mutex_);
-    call.finished_ = true;
-    done.raise();
-    if (service.down_) {
-      service.idle_.notify_all();
-    } else if (call.abandoned_) {
-      const auto executor = std::exchange(call.executor_, {});
-      auto owner = service.calls_.extract(&call);
-      asio::post(executor, [owner = std::move(owner)] {});
+    const Signal waiting = done;  // the call may be freed as soon as it counts as finished
+    {
+      CallService& service = *call.service_;
+      const std::lock_guard lock(service.mutex_);
+      call.finished_ = true;
+      if (service.down_) {
+        service.idle_.notify_all();
+      } else if (call.abandoned_) {
+        const auto executor = std::exchange(call.executor_, {});
+        auto owner = service.calls_.extract(&call);
+        asio::post(executor, [owner = std::move(owner)] {});
+      }
     }
+    waiting.raise();  // with no lock held: who is woken gives the call back
   }
 
   /// The coroutine no longer needs the call: it is freed now, or as soon as gRPC has let go of it.

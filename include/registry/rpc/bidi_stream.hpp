@@ -169,14 +169,16 @@ class StreamCall final : public Call, public grpc::ClientBidiReactor<Request, Re
 
   void OnReadDone(bool ok) override {
     if (!ok) return stop();
+    bool more = false;
     {
       const std::lock_guard lock(mutex_);
       if (!discard_) inbox_.push_back(std::move(incoming_));
       incoming_ = Response();
-      paused_ = true;
-      if (inbox_.size() < read_ahead) read_on();
+      more = !stopped_ && inbox_.size() < read_ahead;
+      paused_ = !stopped_ && !more;
     }
-    arrived_.raise();
+    arrived_.raise();                       // first: to read on may mean to write, too
+    if (more) this->StartRead(&incoming_);  // OnDone does not come before this reaction is over
   }
 
   void OnWriteDone(bool ok) override {
