@@ -1018,6 +1018,10 @@ TEST_CASE("malformed: a Txn that was applied but answers with too few results is
     world.server.txn.change_next(
         [](pb::TxnResponse& response) { response.mutable_responses(1)->clear_response(); });
   }
+  SUBCASE("two writes, nothing at all") {
+    writes.emplace_back("b", "v", 0, 0);
+    world.server.txn.change_next([](pb::TxnResponse& response) { response.Clear(); });
+  }
   const auto code = world.run(code_of(world.store.backend()->commit(writes)));
   CHECK(world.server.entry("a"));  // "refused" or "nothing was applied" would be a lie
   CHECK(code == errc::outcome_unknown);

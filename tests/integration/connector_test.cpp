@@ -246,6 +246,35 @@ TEST_CASE("connector: what one request may carry, and what it may not") {
   CHECK(rig::run(io, code_of(connector.backend()->commit(writes))) == errc::too_large);
 }
 
+TEST_CASE(
+    "connector: a commit that nobody contests is one plain transaction, each write is judged only when one "
+    "is refused") {
+  World world;
+  const auto transactions = [&] {
+    return world.etcd.metric("grpc_server_started_total", "grpc_method=\"Txn\"");
+  };
+  std::vector<Write> writes;
+  for (const char* key : {"/w/1", "/w/2", "/w/3"}) writes.emplace_back(key, "v", 0, 0);
+  const double none = transactions();
+  const Committed first = world.run(world.store.backend()->commit(writes));
+  CHECK(transactions() == none + 1);
+  for (const auto& result : first.results) CHECK(result.applied);
+
+  writes[0].expected = writes[2].expected = first.revision;  // and /w/2 as if it were absent
+  for (Write& write : writes) write.value = "w";
+  const Committed second = world.run(world.store.backend()->commit(writes));
+  CHECK(transactions() == none + 3);
+  CHECK(second.revision == first.revision + 1);
+  CHECK(second.results[0].applied);
+  CHECK_FALSE(second.results[1].applied);
+  REQUIRE(second.results[1].found);
+  CHECK(second.results[1].found->mod_revision == first.revision);
+  CHECK(second.results[2].applied);
+  CHECK(world.etcd.get("/w/1") == "w");
+  CHECK(world.etcd.get("/w/2") == "v");
+  CHECK(world.etcd.get("/w/3") == "w");
+}
+
 TEST_CASE("connector: a write whose answer is lost is unknown, one that was not sent is not") {
   World world;
   std::vector<Write> writes;
