@@ -1022,6 +1022,32 @@ TEST_CASE("malformed: a Txn that was applied but answers with too few results is
     writes.emplace_back("b", "v", 0, 0);
     world.server.txn.change_next([](pb::TxnResponse& response) { response.Clear(); });
   }
+  // The first transaction is refused, and each write judged in a second one.
+  const auto contested = [&] {
+    world.server.put("b", "theirs", 10);
+    writes.emplace_back("b", "v", 0, 0);
+    world.server.txn.change_next([](pb::TxnResponse& response) { CHECK_FALSE(response.succeeded()); });
+  };
+  SUBCASE("two writes, one of them contested, one result") {
+    contested();
+    world.server.txn.change_next(
+        [](pb::TxnResponse& response) { response.mutable_responses()->RemoveLast(); });
+  }
+  SUBCASE("two writes, one of them contested, an empty result") {
+    contested();
+    world.server.txn.change_next(
+        [](pb::TxnResponse& response) { response.mutable_responses(0)->clear_response(); });
+  }
+  SUBCASE("two writes, one of them contested, another kind of result") {
+    contested();
+    world.server.txn.change_next([](pb::TxnResponse& response) {
+      response.mutable_responses(0)->mutable_response_txn()->mutable_responses(0)->mutable_response_range();
+    });
+  }
+  SUBCASE("two writes, one of them contested, no answer") {
+    contested();
+    world.server.txn.lose_next();
+  }
   const auto code = world.run(code_of(world.store.backend()->commit(writes)));
   CHECK(world.server.entry("a"));  // "refused" or "nothing was applied" would be a lie
   CHECK(code == errc::outcome_unknown);

@@ -52,22 +52,20 @@ class CallService : public asio::execution_context::service {
     service.calls_.emplace(key, std::move(call));
   }
 
-  /// gRPC's last word on the call, on one of its threads: nothing of gRPC's touches the call afterwards.
+  /// gRPC's last word on the call, on one of its threads: nothing of gRPC's touches the call afterwards. It raises under
+  /// the lock: otherwise the context could go down in between, and this thread would have to destroy who waited.
   static void finish(Call& call, const Signal& done) noexcept {
-    const Signal waiting = done;  // the call may be freed as soon as it counts as finished
-    {
-      CallService& service = *call.service_;
-      const std::lock_guard lock(service.mutex_);
-      call.finished_ = true;
-      if (service.down_) {
-        service.idle_.notify_all();
-      } else if (call.abandoned_) {
-        const auto executor = std::exchange(call.executor_, {});
-        auto owner = service.calls_.extract(&call);
-        asio::post(executor, [owner = std::move(owner)] {});
-      }
+    CallService& service = *call.service_;
+    const std::lock_guard lock(service.mutex_);
+    call.finished_ = true;
+    done.raise();
+    if (service.down_) {
+      service.idle_.notify_all();
+    } else if (call.abandoned_) {
+      const auto executor = std::exchange(call.executor_, {});
+      auto owner = service.calls_.extract(&call);
+      asio::post(executor, [owner = std::move(owner)] {});
     }
-    waiting.raise();  // with no lock held: who is woken gives the call back
   }
 
   /// The coroutine no longer needs the call: it is freed now, or as soon as gRPC has let go of it.

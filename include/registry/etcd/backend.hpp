@@ -164,17 +164,20 @@ inline asio::awaitable<Page> list(ConnectionPtr connection, ListQuery query) {
 }
 
 /// Writes that nobody contests take one plain transaction. Only if a guard does not hold does a second one judge each
-/// write on its own; the first has written nothing then.
+/// write on its own; the first has written nothing then. Both together have the time of one call.
 inline asio::awaitable<Committed> commit(ConnectionPtr connection, std::vector<Write> writes) {
   registry::detail::check_commit(writes, commit_limits());
+  const auto deadline = Connection::Clock::now() + connection->config.request_timeout;
   if (writes.size() > 1) {
     pb::TxnRequest together = all_or_none(writes);
     const pb::TxnResponse answer = co_await txn(connection, std::move(together));
     std::optional<Committed> committed = take_all(writes, answer);
     if (committed) co_return std::move(*committed);
   }
+  const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - Connection::Clock::now());
+  if (left.count() <= 0) fail(errc::timed_out, "etcd: Txn");
   pb::TxnRequest apart = each_on_its_own(writes);
-  pb::TxnResponse answer = co_await txn(std::move(connection), std::move(apart));
+  pb::TxnResponse answer = co_await txn(std::move(connection), std::move(apart), left);
   Committed committed = take_each(writes, answer);
   co_return committed;
 }

@@ -57,11 +57,18 @@ inline asio::awaitable<pb::DeleteRangeResponse> delete_range(ConnectionPtr conne
                                         });
 }
 
+inline asio::awaitable<pb::TxnResponse> txn(ConnectionPtr connection, pb::TxnRequest request,
+                                            std::chrono::milliseconds timeout) {
+  return unary<pb::TxnResponse>(std::move(connection), "Txn", Effect::Once, std::move(request), timeout,
+                                [](Member& at, auto& call, auto done) {
+                                  at.kv->async()->Txn(&call.context, call.request.get(), &call.response,
+                                                      std::move(done));
+                                });
+}
+
 inline asio::awaitable<pb::TxnResponse> txn(ConnectionPtr connection, pb::TxnRequest request) {
-  return unary<pb::TxnResponse>(
-      std::move(connection), "Txn", Effect::Once, std::move(request), [](Member& at, auto& call, auto done) {
-        at.kv->async()->Txn(&call.context, call.request.get(), &call.response, std::move(done));
-      });
+  const auto timeout = connection->config.request_timeout;
+  return txn(std::move(connection), std::move(request), timeout);
 }
 
 /// With an id of the caller's choice it cannot be granted twice, but a repeat would say lease_exists of the
