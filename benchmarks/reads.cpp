@@ -195,7 +195,7 @@ void add_row(const std::string& name, double budget, bool with_snapshot, Pick pi
     reads(state, budget, once, [&] { return Looker::Instance(pick(*balancer, view, 0)); });
   };
   for (const int threads : {1, 2})
-    benchmark::RegisterBenchmark(name.c_str(), run)->Threads(threads)->MinTime(1);
+    benchmark::RegisterBenchmark(name.c_str(), run)->Threads(threads)->MinTime(0.5)->Repetitions(7);
 }
 
 /// How fast this machine is at the moment.
@@ -330,7 +330,7 @@ void add_all() {
   };
   benchmark::RegisterBenchmark("for comparison: copy of a shared_ptr", floor_row);
   for (const int threads : {1, 2})
-    benchmark::RegisterBenchmark("snapshot()", snapshot_row)->Threads(threads)->MinTime(1);
+    benchmark::RegisterBenchmark("snapshot()", snapshot_row)->Threads(threads)->MinTime(0.5)->Repetitions(7);
   add_row<registry::RoundRobinBalancer>("pick(), round robin", 0, false, pick);
   add_row<registry::RoundRobinBalancer>("snapshot() + pick(), round robin", 30, true, pick);
   add_row<registry::WeightedRoundRobinBalancer>("snapshot() + pick(), weighted", 60, true, pick);
