@@ -29,15 +29,16 @@ class Budgets final : public benchmark::BenchmarkReporter {
   void ReportRuns(const std::vector<Run>& runs) override {
     // Of those that repeat the median: a machine that is busy for a moment must not decide.
     std::vector<const Run*> each;
+    bool any_wrong = false;
     for (const Run& run : runs) {
       if (run.run_type != Run::RT_Iteration) continue;
       each.push_back(&run);
-      wrong_ = wrong_ || counter(run, "wrong").value_or(0) > 0;
+      any_wrong = any_wrong || counter(run, "wrong").value_or(0) > 0;
     }
     if (each.empty()) return;
     std::sort(each.begin(), each.end(),
               [](const Run* a, const Run* b) { return a->GetAdjustedCPUTime() < b->GetAdjustedCPUTime(); });
-    report(*each[each.size() / 2]);
+    report(*each[each.size() / 2], any_wrong);
   }
   const Table& table() const { return table_; }
   /// Whether a row was.
@@ -48,7 +49,7 @@ class Budgets final : public benchmark::BenchmarkReporter {
     const auto found = run.counters.find(name);
     return found == run.counters.end() ? std::nullopt : std::optional<double>(found->second.value);
   }
-  void report(const Run& run) {
+  void report(const Run& run, bool any_wrong) {
     Row row(run.run_name.function_name, run.report_label.empty() ? "ns" : run.report_label);
     if (run.threads > 1) row.what += ", " + std::to_string(run.threads) + " threads";
     row.floor = counter(run, "floor");
@@ -63,7 +64,7 @@ class Budgets final : public benchmark::BenchmarkReporter {
                     counter(run, "behind").value_or(0));
       row.note = text;
     }
-    if (counter(run, "wrong").value_or(0) > 0) {
+    if (any_wrong) {
       wrong_ = true;
       row.note += "  WRONG";
     }
